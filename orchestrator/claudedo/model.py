@@ -1,0 +1,257 @@
+"""The nouns of claudedo: workspace, task, session, message, receipt, attempt, event.
+
+Records are frozen; a change makes a new one. Statuses are defined once, with the legal moves
+beside them. Standard library only; knows nothing about storage, HTTP or processes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from claudedo.errors import UsageError
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+MAX_BODY_BYTES = 256 * 1024
+USER = "user"
+
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+def new_id(kind: str) -> str:
+    """A new identifier: `kind`, an underscore and a ULID, so that identifiers sort by age."""
+    number = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
+    return f"{kind}_" + "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
+
+
+def now() -> str:
+    """The present moment as the text that is stored everywhere: ISO 8601, UTC, milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def check_name(name: str) -> str:
+    """Return `name` if it can name a task or a workspace; raises `UsageError` otherwise."""
+    if not NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} cannot be a name: use a-z, 0-9, '.', '_' and '-', at most 63 characters, "
+            "beginning with a letter or a digit."
+        )
+    return name
+
+
+def check_body(body: str) -> str:
+    """Return `body` if it can be sent; raises `UsageError` if empty, too large or not Unicode."""
+    if not body:
+        raise UsageError("The message is empty: say something, or name a file with --message-file.")
+    try:
+        size = len(body.encode())
+    except UnicodeEncodeError as error:
+        raise UsageError("The message is not valid Unicode text (unpaired surrogate).") from error
+    if size > MAX_BODY_BYTES:
+        raise UsageError(
+            f"The message has {size:,} bytes; at most {MAX_BODY_BYTES:,} are possible. "
+            "Put the long part in a file of the worktree and send its name."
+        )
+    return body
+
+
+class TaskStatus(StrEnum):
+    """How far the work on a task is."""
+
+    NOTSTARTED = "notstarted"  #: nobody works on it yet
+    ONGOING = "ongoing"  #: somebody does
+    BLOCKED = "blocked"  #: waits for somebody else
+    COMPLETED = "completed"  #: done
+    REJECTED = "rejected"  #: will not be done; the thread says why
+
+
+class SessionState(StrEnum):
+    """What a session is doing, as its registry file and its holder tell it."""
+
+    STARTING = "starting"  #: launched, not yet past its start-up dialogs
+    IDLE = "idle"  #: its turn is over; it takes input
+    BUSY = "busy"  #: a turn is running
+    WAITING = "waiting"  #: a dialog is open; see `waiting_for`
+    STOPPED = "stopped"  #: ended on purpose, by us or by /exit
+    INTERRUPTED = "interrupted"  #: its terminal is gone (reboot, lost holder); can be restarted
+    FAILED = "failed"  #: did not start, or ended by itself with an error
+
+    @property
+    def live(self) -> bool:
+        """True while there is (or should be) a process."""
+        return self in _LIVE
+
+
+_LIVE = {SessionState.STARTING, SessionState.IDLE, SessionState.BUSY, SessionState.WAITING}
+
+
+class Assignee(StrEnum):
+    """Who is to do a task."""
+
+    AGENT = "agent"
+    HUMAN = "human"
+
+
+class Priority(StrEnum):
+    """How urgently a message is to reach its session."""
+
+    NORMAL = "normal"  #: at the next boundary, in order
+    HIGH = "high"  #: at the next boundary, first in line
+    HALT = "halt"  #: stops what runs, then opens the next turn; only a person may send it
+
+
+class Rung(StrEnum):
+    """The receipt ladder: how far a message came. Each rung has one timestamp, set once."""
+
+    STORED = "stored"  #: the row is committed
+    OFFERED = "offered"  #: a transport took it, or a reminder of it
+    DELIVERED = "delivered"  #: its context line is in the transcript
+    READ = "read"  #: the model answered with it in context
+    ANSWERED = "answered"  #: a message that replies to it came back
+
+
+class Transport(StrEnum):
+    """A path by which a message can reach a session."""
+
+    HOOK = "hook"  #: additional context of a PostToolUse, UserPromptSubmit or Stop hook
+    CHANNEL = "channel"  #: a `notifications/claude/channel` push
+    WAITER = "waiter"  #: the idle process whose exit wakes the session; carries a reminder
+    TYPED = "typed"  #: a line typed into the idle terminal; carries a reminder
+    INBOX = "check_inbox"  #: the result of a `check_inbox` call
+
+
+class Outcome(StrEnum):
+    """What became of an attempt."""
+
+    OPEN = "open"  #: given to the transport; the transcript has not shown it yet
+    CONFIRMED = "confirmed"  #: its context line was found
+    VOID = "void"  #: proven not to be in the context; its messages may be given again
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipts:
+    """When a message reached each rung; None where it has not."""
+
+    stored_at: str
+    offered_at: str | None = None
+    delivered_at: str | None = None
+    read_at: str | None = None
+    answered_at: str | None = None
+
+    def reached(self, rung: Rung) -> bool:
+        """True once the message came as far as `rung`."""
+        return getattr(self, f"{rung}_at") is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """A project: one repository root, its tasks and tokens."""
+
+    id: str
+    name: str
+    root: str
+    created_at: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """How a task's session is started; kept so that `restart` starts it the same way."""
+
+    model: str | None = None
+    permission_mode: str | None = None
+    claude_args: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is wanted. An agent's task has at most one live session at a time."""
+
+    id: str
+    workspace_id: str
+    workspace: str  # the workspace's name
+    name: str
+    body: str
+    status: TaskStatus
+    assignee: Assignee
+    repo: str | None  # main checkout that the worktree belongs to
+    worktree: str | None
+    branch: str | None  # None with --here
+    base: str | None  # the commit that the branch started from
+    made_worktree: bool
+    launch: Launch
+    created_at: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """One Claude process working on a task, and all that is needed to find it again."""
+
+    id: str
+    task_id: str
+    conversation: str  # the CLI's own session id; changes with /clear and /resume
+    state: SessionState
+    waiting_for: str | None  # what the open dialog asks, or the start-up step that is running
+    since: str
+    pid: int | None
+    holder_socket: str | None
+    transcript: str | None
+    config_dir: str
+    cli_version: str
+    channel: bool | None  # None until known
+    started_at: str
+    ended_at: str | None = None
+    reason: str | None = None  # why it ended, in words
+    crashes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """Something said to a task: one sender, one recipient, never changed once stored."""
+
+    id: str
+    task_id: str  # the recipient
+    sender: str  # "user" or "task:<id>"
+    sender_name: str  # "user" or the peer's name
+    body: str
+    priority: Priority
+    reply_to: str | None
+    created_at: str
+    receipts: Receipts
+    via: str | None = None
+    recipient: str = ""  # the recipient's name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One try to put messages into a session's context by one transport.
+
+    `id` is random and stands in the rendered text, so a context line is matched to its attempt
+    and nobody who writes a body can forge one. `reminder` attempts carry no bodies.
+    """
+
+    id: str
+    session_id: str
+    conversation: str
+    transport: Transport
+    reminder: bool
+    message_ids: tuple[str, ...]
+    created_at: str
+    tool_use_id: str | None = None
+    outcome: Outcome = Outcome.OPEN
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """A fact that is already stored. `seq` grows by one for each."""
+
+    seq: int
+    type: str
+    workspace_id: str
+    task_id: str | None
+    payload: dict[str, Any] = field(default_factory=dict)
+    at: str = ""

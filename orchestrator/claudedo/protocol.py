@@ -1,0 +1,87 @@
+"""What crosses a process boundary between the person's side and the worker, as plain JSON.
+
+Contains the shapes that `--json` prints, so that the worker, the command line and the page say
+the same thing. Standard library only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from claudedo.model import Message, Receipts, Session, Task
+
+PROTOCOL_VERSION = 1
+"""Raised when a command and a worker of different releases could misunderstand each other."""
+
+SESSION_PROTOCOL = 1
+"""Version of the JSON lines that bridges, hooks and waiters speak."""
+
+PROTOCOL_HEADER = "X-Claudedo-Protocol"
+
+
+def receipts_json(receipts: Receipts) -> dict[str, str | None]:
+    """The five timestamps, ISO 8601 UTC, null where not reached."""
+    return asdict(receipts)
+
+
+def sent_json(message: Message) -> dict[str, Any]:
+    """What `send --json` prints."""
+    return {
+        "id": message.id,
+        "task": message.task_id,
+        "priority": message.priority,
+        "receipts": receipts_json(message.receipts),
+        "via": message.via,
+    }
+
+
+def message_json(message: Message) -> dict[str, Any]:
+    """One element of `thread --json`."""
+    return {
+        "id": message.id,
+        "sender": message.sender,
+        "sender_name": message.sender_name,
+        "recipient": message.recipient or message.task_id,
+        "body": message.body,
+        "reply_to": message.reply_to,
+        "priority": message.priority,
+        "created_at": message.created_at,
+        "receipts": receipts_json(message.receipts),
+        "via": message.via,
+        "attachments": [],
+    }
+
+
+def session_json(session: Session | None) -> dict[str, Any] | None:
+    """The `session` of one element of `ls --json`; null when the task never had one."""
+    if session is None:
+        return None
+    return {
+        "state": session.state,
+        "waiting_for": session.waiting_for,
+        "since": session.since,
+        "pid": session.pid,
+        "session_id": session.conversation,
+        "reason": session.reason,
+    }
+
+
+def task_json(
+    task: Task, session: Session | None, *, pending: int, peers: list[str]
+) -> dict[str, Any]:
+    """One element of `ls --json`."""
+    return {
+        "id": task.id,
+        "name": task.name,
+        "workspace": task.workspace,
+        "status": task.status,
+        "assignee": task.assignee,
+        "pending": pending,
+        "asks": 0,
+        "peers": peers,
+        "worktree": task.worktree,
+        "branch": task.branch,
+        "supervised": True,
+        "session": session_json(session),
+    }

@@ -1,0 +1,144 @@
+"""Where claudedo keeps its files, and the limits it works within. Read once at the start.
+
+Standard library only: every command imports this.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from claudedo.errors import RefusedError, UsageError
+
+# The shortest limit of the systems we run on (macOS: 104 bytes with the final NUL).
+MAX_SOCKET_PATH = 103
+_LONGEST_SOCKET_NAME = len("/s_01ARZ3NDEKTSV4RRFFQ69G5FAV.sock")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All that is configurable. `home` holds every file that claudedo makes for itself."""
+
+    home: Path
+    run: Path  # sockets; short enough for every system
+    claude: str  # the `claude` to run: a path, or a name looked up in PATH
+    port: int | None = None  # None: the port of the last run if free, else any
+    channels: bool = True  # push into idle sessions through the channel where it is available
+    continue_after_crash: int = 3  # how often a crashed session is resumed by itself
+    worktree_dir: str | None = None  # default: beside the repository
+
+    @property
+    def database(self) -> Path:
+        return self.home / "claudedo.db"
+
+    @property
+    def lock(self) -> Path:
+        return self.home / "worker.lock"
+
+    @property
+    def worker_file(self) -> Path:
+        return self.home / "worker.json"
+
+    @property
+    def log(self) -> Path:
+        return self.home / "worker.log"
+
+    @property
+    def config_file(self) -> Path:
+        return self.home / "config.toml"
+
+    @property
+    def worker_socket(self) -> Path:
+        """Where the person's commands reach the worker."""
+        return self.run / "worker.sock"
+
+    @property
+    def session_socket(self) -> Path:
+        """Where bridges, hooks and waiters of the sessions reach the worker."""
+        return self.run / "session.sock"
+
+    def session_dir(self, session_id: str) -> Path:
+        """The folder with the files that one session is started with."""
+        return self.home / "sessions" / session_id
+
+    def holder_socket(self, session_id: str) -> Path:
+        return self.run / f"{session_id}.sock"
+
+
+def load(environ: dict[str, str] | None = None) -> Settings:
+    """Read the settings from the environment and `config.toml`.
+
+    Creates nothing. Raises `UsageError` for a configuration file that cannot be read, naming it.
+    """
+    env = dict(os.environ) if environ is None else environ
+    home = _home(env)
+    config = _config(home / "config.toml")
+    return Settings(
+        home=home,
+        run=_run_dir(home),
+        claude=env.get("CLAUDEDO_CLAUDE") or config.pop("claude", "claude"),
+        **config,
+    )
+
+
+def make_private(directory: Path) -> Path:
+    """Create `directory` with mode 0700, or check that an existing one is ours alone.
+
+    Raises `RefusedError` if it belongs to somebody else, `OSError` if it cannot be made.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = directory.stat()
+    if status.st_uid != os.getuid():
+        raise RefusedError(f"{directory} belongs to another user; set CLAUDEDO_HOME elsewhere.")
+    if status.st_mode & 0o077:
+        directory.chmod(0o700)
+    return directory
+
+
+def _home(env: dict[str, str]) -> Path:
+    if chosen := env.get("CLAUDEDO_HOME"):
+        return Path(chosen).expanduser().absolute()
+    if state := env.get("XDG_STATE_HOME"):
+        return Path(state) / "claudedo"
+    return Path(env.get("HOME") or "~").expanduser() / ".local/state/claudedo"
+
+
+def _run_dir(home: Path) -> Path:
+    """`home` itself, or a short private folder derived from it when its path is too long."""
+    run = home / "run"
+    if len(os.fsencode(run)) + _LONGEST_SOCKET_NAME <= MAX_SOCKET_PATH:
+        return run
+    digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:12]
+    short = Path(tempfile.gettempdir()) / f"claudedo-{os.getuid()}-{digest}"
+    if len(os.fsencode(short)) + _LONGEST_SOCKET_NAME <= MAX_SOCKET_PATH:
+        return short
+    return Path("/tmp") / short.name  # the one folder known to be short; `make_private` checks it
+
+
+_KEYS: dict[str, type] = {
+    "claude": str,
+    "port": int,
+    "channels": bool,
+    "continue_after_crash": int,
+    "worktree_dir": str,
+}
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error
+    for key, value in values.items():
+        if key not in _KEYS:
+            raise UsageError(f"{path}: unknown key {key!r}; known: {', '.join(_KEYS)}")
+        if type(value) is not _KEYS[key]:
+            raise UsageError(f"{path}: {key} must be of type {_KEYS[key].__name__}")
+    return values
