@@ -1,0 +1,1 @@
+"""What tests need beside the product: real programs in throw-away surroundings."""
