@@ -131,6 +131,7 @@ class Outcome(StrEnum):
     OPEN = "open"  #: given to the transport; the transcript has not shown it yet
     CONFIRMED = "confirmed"  #: its context line was found
     VOID = "void"  #: proven not to be in the context; its messages may be given again
+    NOTICE = "notice"  #: in the context, but framed as untrusted; its messages are given again
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,450 @@
+"""Brings a task's messages into its live session, by whichever path works in its present state.
+
+One courier per live session. It is asked by hooks and by `check_inbox`, and it looks by itself at
+every step of the watch. It stores an attempt before it makes it; what became of the attempt is
+read from the transcript by `receipts`. docs/delivery.md tells the same as a table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from claudedo.errors import ConflictError
+from claudedo.model import (
+    USER,
+    Attempt,
+    Message,
+    Priority,
+    Session,
+    SessionState,
+    Task,
+    Transport,
+    new_id,
+    now,
+)
+from claudedo_worker import envelope
+from claudedo_worker.receipts import Receipts
+from claudedo_worker.store import Store
+from claudedo_worker.transcript import Compacted, Fact, Transcript
+
+log = logging.getLogger(__name__)
+
+SETTLE = 1.0
+"""Seconds after the client's pong within which its queue is on disk (measured: up to 0.4)."""
+
+QUEUE_STALE = 30.0
+"""Seconds after which an idle, answering client cannot still hold something in its queue."""
+
+REMIND_AT_STOP = 2
+"""How often the end of one turn is put off to remind of the same mail (the CLI allows 8, 6.9)."""
+
+NUDGE_AGAIN = (30.0, 120.0, 600.0, 3600.0)
+"""Seconds until an idle session that ignored a reminder is reminded again."""
+
+INBOX_LIMIT = 400_000
+"""Encoded characters in one `check_inbox` result (wire contract)."""
+
+HALTED = "A person halted this session. Stop now: no further tool calls. Their message follows."
+
+
+class Links(Protocol):
+    """The ways into a session that are open at this moment."""
+
+    async def push(self, content: str, meta: dict[str, str]) -> bool:
+        """Send a channel notification; False if no bridge is there to take it."""
+        ...
+
+    async def ping(self) -> bool:
+        """True once the client answered, and so has handled all that was sent before."""
+        ...
+
+    async def wake(self, text: str) -> bool:
+        """Let the waiter end with this text; False if there is none."""
+        ...
+
+    async def type(self, text: str) -> bool:
+        """Type a line into the idle terminal; False if its process is gone."""
+        ...
+
+    def can_push(self) -> bool:
+        """True if a push can be taken: the tools were listed long enough ago (17.2)."""
+        ...
+
+    def can_wake(self) -> bool:
+        """True if a waiter waits."""
+        ...
+
+    async def can_type(self) -> bool:
+        """True if no draft stands in the input box and nobody typed a moment ago."""
+        ...
+
+
+class Courier:
+    """Delivery for one live session. All methods may be called concurrently."""
+
+    def __init__(
+        self,
+        store: Store,
+        task: Task,
+        session: Session,
+        links: Links,
+        receipts: Receipts,
+        clock: Any = time.monotonic,
+    ) -> None:
+        self.session = session  # replaced by the supervisor whenever the record changes
+        self._store = store
+        self._task = task
+        self._links = links
+        self._receipts = receipts
+        self._clock = clock
+        self._lock = asyncio.Lock()
+        self._idle_since: float | None = None
+        self._turn_began: float | None = None  # a hook of a running turn was called
+        self._stops: dict[str, int] = {}  # message -> reminders at the end of this turn
+        self._nudges: dict[str, tuple[int, float]] = {}  # message -> reminders, next allowed
+        self._pushed: dict[str, float | None] = {}  # channel attempt -> time of the pong
+        self._reminded: set[str] = set()  # open reminder attempts
+
+    # What the session asks
+
+    async def hook(self, event: str, call: dict[str, Any]) -> dict[str, Any]:
+        """The answer to a hook of this session; `{}` = nothing to say.
+
+        `call` holds the substituted inputs (22.2); an `agent_id` marks a subagent, whose hooks
+        would put the text into the subagent's context (6.7).
+        """
+        in_subagent = bool(call.get("agent_id"))
+        async with self._lock:
+            if event in ("PreToolUse", "PostToolBatch"):
+                return await self._halt(event, call)
+            if in_subagent:
+                return {}
+            typed_ahead = event == "UserPromptSubmit" and self._turn_began is not None
+            self._turn_began = self._clock()
+            if typed_ahead:
+                # The newer CLI calls this hook also for text typed while a turn runs (8.1).
+                return {}
+            await self._sync()
+            return await self._within_turn(event, call)
+
+    async def _within_turn(self, event: str, call: dict[str, Any]) -> dict[str, Any]:
+        match event:
+            case "UserPromptSubmit":
+                return await self._at_turn_start()
+            case "PostToolUse":
+                return await self._between_calls(call)
+            case "Stop":
+                return await self._at_turn_end()
+        return {}
+
+    async def check_inbox(
+        self, tool_use_id: str | None, limit: int | None
+    ) -> tuple[list[Message], int]:
+        """Lend deliverable messages to one `check_inbox` call; returns them and what is pending.
+
+        The same call again (a replay by the bridge) gets the same messages again.
+        """
+        async with self._lock:
+            await self._sync()
+            mine = [a for a in self._receipts.open.values() if a.transport is Transport.INBOX]
+            again = next((a for a in mine if a.tool_use_id == tool_use_id), None)
+            if again:
+                chosen = [await self._store.message(item) for item in again.message_ids]
+            else:
+                chosen = _batch(await self._store.deliverable(self._task.id), limit)
+                if chosen:
+                    await self._offer(Transport.INBOX, chosen, tool_use_id=tool_use_id)
+            pending = await self._store.pending(self._task.id) - len(chosen)
+            return chosen, max(pending, 0)
+
+    async def proven(self, tool_use_id: str | None) -> None:
+        """Wait, up to a second, until the line with this tool call is on disk and counted.
+
+        A call that answers a message proves that the model read it; the line that shows so is
+        written up to 0.4 s after the call arrives here.
+        """
+        for _ in range(50):
+            async with self._lock:
+                await self._sync()
+            if not tool_use_id or self._receipts.transcript.knows_call(tool_use_id):
+                return
+            await asyncio.sleep(0.02)
+
+    # What the watch does
+
+    async def step(self) -> None:
+        """Read the transcript; give what can be given to an idle session; settle old attempts."""
+        async with self._lock:
+            await self._sync()
+            if self.session.state is not SessionState.IDLE or self._turn_just_began():
+                self._idle_since = None
+                return
+            if self._idle_since is None:
+                self._idle_since = self._clock()
+                self._turn_began = None
+                self._stops.clear()
+            await self._settle()
+            await self._serve_idle()
+
+    async def move(self, receipts: Receipts) -> None:
+        """The person typed /clear or /resume: another conversation goes on in this process."""
+        async with self._lock:
+            await self._receipts.close()
+            await self._receipts.forget()
+            self._receipts = receipts
+            self._pushed.clear()
+            self._reminded.clear()
+
+    async def close(self) -> None:
+        """The process is gone: what its transcript does not show did not arrive."""
+        async with self._lock:
+            await self._receipts.close()
+
+    @property
+    def transcript(self) -> Transcript:
+        """The transcript that this courier reads."""
+        return self._receipts.transcript
+
+    # Within a turn
+
+    async def _at_turn_start(self) -> dict[str, Any]:
+        return await self._give("UserPromptSubmit", await self._deliverable(), None, remind=True)
+
+    async def _between_calls(self, call: dict[str, Any]) -> dict[str, Any]:
+        mail = [m for m in await self._deliverable() if m.priority is not Priority.HALT]
+        # Each new message is announced once; after that the end of the turn asks again.
+        fresh = any(message.receipts.offered_at is None for message in mail)
+        return await self._give("PostToolUse", mail, call.get("tool_use_id"), remind=fresh)
+
+    async def _at_turn_end(self) -> dict[str, Any]:
+        mail = [
+            message
+            for message in await self._deliverable()
+            if self._stops.get(message.id, 0) < REMIND_AT_STOP
+        ]
+        for message in mail:
+            self._stops[message.id] = self._stops.get(message.id, 0) + 1
+        insistent = any(self._stops[message.id] > 1 for message in mail)
+        return await self._give("Stop", mail, None, remind=True, altered=insistent)
+
+    async def _give(
+        self,
+        event: str,
+        mail: Sequence[Message],
+        tool_use_id: str | None,
+        *,
+        remind: bool,
+        altered: bool = False,
+    ) -> dict[str, Any]:
+        """Hand over what fits, and remind of the rest. `altered`: even what the CLI will escape."""
+        bodies = envelope.fitting(
+            [m for m in mail if altered or envelope.passes_unchanged(m.body)],
+            envelope.HOOK_LIMIT - 300,
+        )
+        rest = [message for message in mail if message not in bodies]
+        parts = []
+        if bodies:
+            attempt = await self._offer(Transport.HOOK, bodies, tool_use_id=tool_use_id)
+            noticed = await self._store.noticed(self._task.id)
+            parts.append(envelope.letter(attempt.id, bodies, noticed))
+        if rest and remind:
+            attempt = await self._remind(Transport.HOOK, rest, tool_use_id)
+            parts.append(envelope.reminder(attempt.id, len(rest)))
+        if not parts:
+            return {}
+        context = {"hookEventName": event, "additionalContext": "\n".join(parts)}
+        return {"hookSpecificOutput": context}
+
+    async def _halt(self, event: str, call: dict[str, Any]) -> dict[str, Any]:
+        """Refuse every call until the model has answered with the halt message in its context."""
+        if not await self._store.halting(self._task.id):
+            return {}
+        if str(call.get("tool_name")).endswith("__check_inbox") and not call.get("agent_id"):
+            return {}  # the way to a halt message that is too large for a hook
+        await self._sync()
+        if event == "PreToolUse" and await self._answers_halt(call.get("tool_use_id")):
+            return {}
+        if not await self._store.halting(self._task.id):
+            return {}
+        if event == "PostToolBatch":
+            return {"continue": False, "stopReason": HALTED}
+        decision = {
+            "hookEventName": "PreToolUse",
+            "permissionDecision": "deny",
+            "permissionDecisionReason": HALTED,
+        }
+        return {"hookSpecificOutput": decision}
+
+    async def _answers_halt(self, tool_use_id: str | None) -> bool:
+        """True if this call is part of an answer to the halt message.
+
+        The line with the call is written up to 0.4 s after the hook is called, so it is awaited;
+        only when the message is in the context, or every refused call would cost that long.
+        """
+        delivered = [m.receipts.delivered_at for m in await self._store.halting(self._task.id)]
+        if not tool_use_id or None in delivered:
+            return False
+        for _ in range(50):
+            if self._receipts.transcript.knows_call(tool_use_id):
+                break
+            await asyncio.sleep(0.02)
+            await self._sync()
+        return not await self._store.halting(self._task.id)
+
+    # Between turns
+
+    async def _serve_idle(self) -> None:
+        if any(not attempt.reminder for attempt in self._receipts.open.values()):
+            return
+        mail = await self._deliverable()
+        due = [m for m in mail if self._nudges.get(m.id, (0, 0.0))[1] <= self._clock()]
+        if not due or self._reminded:
+            return
+        if self.session.channel is not False and self._links.can_push():
+            await self._push(due)
+        elif self._links.can_wake():
+            await self._nudge(Transport.WAITER, due)
+        elif await self._links.can_type():
+            await self._nudge(Transport.TYPED, due)
+
+    async def _push(self, mail: list[Message]) -> None:
+        """Push the first message with its body, or a reminder if it cannot go that way unchanged."""
+        first = mail[0]
+        if not envelope.passes_unchanged(first.body) or not envelope.fitting([first]):
+            attempt = await self._remind(Transport.CHANNEL, mail)
+            text = envelope.reminder(attempt.id, len(mail))
+            self._count_nudge(mail)
+        else:
+            attempt = await self._offer(Transport.CHANNEL, [first])
+            noticed = await self._store.noticed(self._task.id)
+            text = envelope.letter(attempt.id, [first], noticed)
+        self._pushed[attempt.id] = None
+        if not await self._links.push(text, _meta(self._task, first)):
+            await self._void(attempt)
+
+    async def _nudge(self, transport: Transport, mail: list[Message]) -> None:
+        """Start a turn with a reminder; the turn's first hook hands over the bodies."""
+        attempt = await self._remind(transport, mail)
+        text = envelope.reminder(attempt.id, len(mail))
+        way = self._links.wake if transport is Transport.WAITER else self._links.type
+        if await way(text):
+            self._count_nudge(mail)
+        else:
+            await self._void(attempt)
+
+    async def _settle(self) -> None:
+        """Void what the client, idle and answering, provably no longer holds.
+
+        Nothing is decided by the time alone: the client must answer a ping sent after the attempt,
+        and its transcript, read after that answer was on disk, must not name the attempt.
+        """
+        idle = self._clock() - (self._idle_since or self._clock())
+        if idle < SETTLE:
+            return
+        for attempt in list(self._receipts.open.values()):
+            if attempt.id in self._receipts.queued and idle < QUEUE_STALE:
+                continue
+            answered = self._pushed.get(attempt.id)
+            if answered is None:
+                if await self._links.ping():
+                    self._pushed[attempt.id] = self._clock()
+            elif self._clock() - answered >= SETTLE:
+                await self._give_up(attempt)
+
+    async def _give_up(self, attempt: Attempt) -> None:
+        await self._void(attempt)
+        for message_id in attempt.message_ids:
+            self._nudges.pop(message_id, None)
+        if attempt.transport is Transport.CHANNEL:
+            # Handled by the client and not even queued: this session has no channel (4.2).
+            self.session = await self._store.change_session(self.session, channel=False)
+
+    def _turn_just_began(self) -> bool:
+        """True while the registry file may still say idle of a turn whose hook was called."""
+        return self._turn_began is not None and self._clock() - self._turn_began < SETTLE
+
+    # Attempts
+
+    async def _offer(
+        self, transport: Transport, mail: Sequence[Message], *, tool_use_id: str | None = None
+    ) -> Attempt:
+        return await self._attempt(transport, mail, tool_use_id, reminder=False)
+
+    async def _remind(
+        self, transport: Transport, mail: Sequence[Message], tool_use_id: str | None = None
+    ) -> Attempt:
+        attempt = await self._attempt(transport, mail, tool_use_id, reminder=True)
+        self._reminded.add(attempt.id)
+        return attempt
+
+    async def _attempt(
+        self,
+        transport: Transport,
+        mail: Sequence[Message],
+        tool_use_id: str | None,
+        *,
+        reminder: bool,
+    ) -> Attempt:
+        attempt = Attempt(
+            id=new_id("a"),
+            session_id=self.session.id,
+            conversation=self._receipts.conversation,
+            transport=transport,
+            reminder=reminder,
+            message_ids=tuple(message.id for message in mail),
+            created_at=now(),
+            tool_use_id=tool_use_id,
+        )
+        await self._store.add_attempt(attempt)
+        self._receipts.add(attempt)
+        return attempt
+
+    async def _void(self, attempt: Attempt) -> None:
+        self._pushed.pop(attempt.id, None)
+        self._reminded.discard(attempt.id)
+        await self._receipts.void(attempt)
+
+    async def _deliverable(self) -> list[Message]:
+        return await self._store.deliverable(self._task.id)
+
+    async def _sync(self) -> None:
+        facts: list[Fact] = await self._receipts.sync()
+        gone = [item for item in self._reminded if item not in self._receipts.open]
+        for attempt_id in gone:
+            self._reminded.discard(attempt_id)
+        if any(isinstance(fact, Compacted) for fact in facts):
+            self._nudges.clear()
+
+    def _count_nudge(self, mail: Sequence[Message]) -> None:
+        for message in mail:
+            count, _ = self._nudges.get(message.id, (0, 0.0))
+            pause = NUDGE_AGAIN[min(count, len(NUDGE_AGAIN) - 1)]
+            self._nudges[message.id] = (count + 1, self._clock() + pause)
+
+
+def _batch(mail: Sequence[Message], limit: int | None) -> list[Message]:
+    """The first messages that fit into one result, at least one, at most `limit`."""
+    chosen: list[Message] = []
+    room = INBOX_LIMIT
+    for message in mail[: limit or len(mail)]:
+        room -= envelope.size(message.body) + 500
+        if chosen and room < 0:
+            break
+        chosen.append(message)
+    return chosen
+
+
+def _meta(task: Task, message: Message) -> dict[str, str]:
+    """The attributes of a channel push (wire contract): strings all (4.11)."""
+    return {
+        "chat_id": task.id,
+        "message_id": message.id,
+        "sender": message.sender,
+        "user": "human" if message.sender == USER else message.sender_name,
+        "ts": message.created_at,
+        "priority": message.priority,
+    }

@@ -1,0 +1,78 @@
+"""How messages are put into words for a session: one text for one attempt.
+
+The text names its attempt, whose identifier is random: nobody who writes a body can know it, so
+nobody can pose as another sender or forge a receipt. Pure functions; decides nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from claudedo.model import USER, Message, Priority
+
+HOOK_LIMIT = 8_000
+"""UTF-16 units of one hook answer. Above 10,000 the CLI puts the text into a file (6.3)."""
+
+ATTEMPT = re.compile(r"\[claudedo (a_[0-9A-Z]{26})\b")
+
+# What the CLI alters on one path or the other (4.10; hook contexts escape these two tags on
+# newer versions). Such a body goes through check_inbox, which changes nothing.
+_ALTERED = re.compile(r"</channel|</?system-reminder|</?task-notification", re.IGNORECASE)
+
+
+def size(text: str) -> int:
+    """The length of a text as the CLI counts it: UTF-16 units."""
+    return len(text.encode("utf-16-le", "surrogatepass")) // 2
+
+
+def passes_unchanged(body: str) -> bool:
+    """True if every path hands this body over letter by letter."""
+    return _ALTERED.search(body) is None
+
+
+def letter(attempt_id: str, messages: Sequence[Message], noticed: frozenset[str] = frozenset()) -> str:
+    """The text that gives these messages; `noticed` are ids that a channel showed before."""
+    count = "a message" if len(messages) == 1 else f"{len(messages)} messages"
+    parts = [f"[claudedo {attempt_id}] You have {count}."]
+    parts += [_one(attempt_id, message, message.id in noticed) for message in messages]
+    return "\n".join(parts)
+
+
+def reminder(attempt_id: str, count: int) -> str:
+    """The text that asks the model to fetch its messages; carries no body."""
+    noun = "message" if count == 1 else "messages"
+    return (
+        f"[claudedo {attempt_id}] Inbox has {count} pending {noun}, "
+        "call `mcp__claudedo__check_inbox` now."
+    )
+
+
+def fitting(messages: Sequence[Message], limit: int = HOOK_LIMIT) -> list[Message]:
+    """The first of `messages` that fit into one letter together, skipping those too large."""
+    room = limit - size(letter("a_" + "0" * 26, []))
+    chosen = []
+    for message in messages:
+        need = size(_one("a_" + "0" * 26, message, True)) + 1
+        if need <= room:
+            chosen.append(message)
+            room -= need
+    return chosen
+
+
+def origin(message: Message) -> str:
+    """Who wrote a message, said so that a peer's words are never taken for the user's."""
+    if message.sender == USER:
+        return "your user"
+    return f"the peer session {message.sender_name!r} (not your user)"
+
+
+def _one(attempt_id: str, message: Message, noticed: bool) -> str:
+    flags = [f"message {message.id} from {origin(message)}"]
+    if message.priority is not Priority.NORMAL:
+        flags.append(f"priority {message.priority}")
+    if message.reply_to:
+        flags.append(f"in reply to {message.reply_to}")
+    if noticed:
+        flags.append("shown before as a channel notice: act on it once")
+    return f"[begin {attempt_id}: {', '.join(flags)}]\n{message.body}\n[end {attempt_id}]"

@@ -1,0 +1,76 @@
+"""Processes of this machine: who lives, who descends from whom, how a whole tree ends.
+
+The only module that looks at other processes; psutil does so alike on Linux and macOS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable
+
+import psutil
+
+SESSION_VARIABLE = "CLAUDEDO_SESSION"
+"""In the environment of every process of a session: orphans are found by it."""
+
+
+def alive(pid: int) -> bool:
+    """True if the process exists and is no zombie."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    """All processes below `pid`, without itself."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return []
+
+
+def of_session(session_id: str) -> list[psutil.Process]:
+    """Every process that carries the session's mark, whoever its parent is by now."""
+    return [process for process in psutil.process_iter() if _mark(process) == session_id]
+
+
+def ancestors_sessions(pid: int) -> set[str]:
+    """The sessions that process `pid` or one of its ancestors belongs to."""
+    try:
+        process = psutil.Process(pid)
+        chain = [process, *process.parents()]
+    except psutil.Error:
+        return set()
+    return {mark for mark in map(_mark, chain) if mark}
+
+
+async def end(processes: Iterable[psutil.Process], grace: float) -> None:
+    """End the processes: SIGTERM, up to `grace` seconds, then SIGKILL. Skips this process."""
+    targets = [process for process in processes if process.pid != os.getpid()]
+    await asyncio.to_thread(_end, targets, grace)
+
+
+def _end(processes: list[psutil.Process], grace: float) -> None:
+    for process in processes:
+        _signal(process, "terminate")
+    _, living = psutil.wait_procs(processes, timeout=grace)
+    for process in living:
+        _signal(process, "kill")
+    psutil.wait_procs(living, timeout=grace)
+
+
+def _signal(process: psutil.Process, verb: str) -> None:
+    # psutil compares start times, so a recycled pid is never hit; gone is what we want.
+    try:
+        getattr(process, verb)()
+    except psutil.NoSuchProcess:
+        return
+
+
+def _mark(process: psutil.Process) -> str | None:
+    try:
+        return process.environ().get(SESSION_VARIABLE)
+    except (psutil.Error, OSError):
+        return None

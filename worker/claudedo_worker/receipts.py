@@ -1,0 +1,161 @@
+"""Compares what a transcript proves with what was offered to that conversation.
+
+Confirms attempts whose context line is there, voids those that provably did not make it, and
+marks messages read once the model answered with them in its context. Decides nothing about
+offering; see `courier`. The rules and their sources are told in docs/delivery.md.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+from claudedo.model import Attempt, Outcome, Transport
+from claudedo_worker.envelope import ATTEMPT
+from claudedo_worker.store import Store
+from claudedo_worker.transcript import Answer, Compacted, Context, Enqueued, Fact, Transcript
+
+
+@dataclass
+class Receipts:
+    """The attempts of one conversation, and what became of them.
+
+    `queued` are attempts that the client took into its queue: they are in its memory and come
+    into the context later, unless the process ends.
+    """
+
+    store: Store
+    conversation: str
+    transcript: Transcript
+    open: dict[str, Attempt] = field(default_factory=dict)
+    queued: set[str] = field(default_factory=set)
+    _contexts: dict[str, Context] = field(default_factory=dict)  # unread attempt -> its line
+    _unread: dict[str, Attempt] = field(default_factory=dict)
+    last_answer: Answer | None = None
+
+    @classmethod
+    async def load(
+        cls, store: Store, conversation: str, transcript: Transcript
+    ) -> Receipts:
+        """Take up the attempts that an earlier worker left, and read the transcript to its end."""
+        receipts = cls(store, conversation, transcript)
+        receipts.open = {a.id: a for a in await store.open_attempts(conversation)}
+        receipts._unread = {a.id: a for a in await store.unread_attempts(conversation)}
+        await receipts.sync()
+        return receipts
+
+    def add(self, attempt: Attempt) -> None:
+        """An attempt was stored and is about to be made."""
+        self.open[attempt.id] = attempt
+
+    async def sync(self) -> list[Fact]:
+        """Read what is new in the transcript and act on it; returns the facts."""
+        facts = self.transcript.read()
+        for fact in facts:
+            match fact:
+                case Context():
+                    await self._entered(fact)
+                case Enqueued():
+                    self.queued |= _named(fact.text) & self.open.keys()
+                case Answer():
+                    await self._answered(fact)
+                case Compacted():
+                    await self.forget()
+        return facts
+
+    async def close(self) -> None:
+        """The process has left this conversation: what its transcript lacks did not arrive."""
+        await self.sync()
+        for attempt in list(self.open.values()):
+            await self.void(attempt)
+
+    async def forget(self) -> None:
+        """The context is gone but for a summary: what was not read must be given again (11.8)."""
+        for attempt_id in list(self._contexts):
+            self._contexts.pop(attempt_id)
+            await self.store.forget(self._unread.pop(attempt_id).message_ids)
+
+    async def void(self, attempt: Attempt, outcome: Outcome = Outcome.VOID) -> None:
+        """The attempt did not reach the context: its messages may be given again."""
+        self.open.pop(attempt.id, None)
+        self.queued.discard(attempt.id)
+        await self.store.end_attempt(attempt, outcome)
+
+    async def _entered(self, context: Context) -> None:
+        for attempt in [a for a in self.open.values() if _shows(context, a)]:
+            if context.kind == "channel-busy" and not attempt.reminder:
+                # The CLI frames it as untrusted, not to be acted on (4.6): it counts as offered.
+                await self.void(attempt, Outcome.NOTICE)
+                continue
+            self.open.pop(attempt.id)
+            self.queued.discard(attempt.id)
+            await self.store.confirm(attempt)
+            if not attempt.reminder:
+                self._unread[attempt.id] = attempt
+        for attempt in self._unread.values():
+            if attempt.id not in self._contexts and _shows(context, attempt):
+                self._contexts[attempt.id] = context
+        if context.kind == "error" and context.tool_use_id:
+            await self._failed_call(context.tool_use_id)
+
+    async def _failed_call(self, tool_use_id: str) -> None:
+        for attempt in list(self.open.values()):
+            if attempt.transport is Transport.INBOX and attempt.tool_use_id == tool_use_id:
+                await self.void(attempt)
+
+    async def _answered(self, answer: Answer) -> None:
+        for attempt in list(self.open.values()):
+            # The model went on after that tool call, and the line is not there: it never will be.
+            if attempt.tool_use_id and self.transcript.follows_call(answer, attempt.tool_use_id):
+                await self.void(attempt)
+        if answer.failed:
+            return
+        self.last_answer = answer
+        read = [
+            attempt_id
+            for attempt_id, context in self._contexts.items()
+            if self.transcript.carries(answer, context)
+        ]
+        for attempt_id in read:
+            self._contexts.pop(attempt_id)
+            await self.store.mark_read(self._unread.pop(attempt_id).message_ids)
+
+
+def _named(text: str) -> set[str]:
+    return set(ATTEMPT.findall(text))
+
+
+def _shows(context: Context, attempt: Attempt) -> bool:
+    """True if this line is the one by which the attempt enters the context.
+
+    The kind of line must fit the transport, and the attempt's name must stand where we put it.
+    """
+    match attempt.transport:
+        case Transport.INBOX:
+            same = context.tool_use_id == attempt.tool_use_id
+            return context.kind == "result" and same and _holds(context.text, attempt.message_ids)
+        case Transport.HOOK:
+            return context.kind == "hook" and _says(context.text, attempt)
+        case Transport.CHANNEL:
+            body = context.text.partition(">\n")[2]
+            return context.kind in ("channel", "channel-busy") and _says(body, attempt)
+        case Transport.WAITER:
+            return context.kind == "rewake" and _says(context.text, attempt)
+        case Transport.TYPED:
+            return context.kind in ("prompt", "queued") and _says(context.text, attempt)
+
+
+def _says(text: str, attempt: Attempt) -> bool:
+    """Bodies count only in a text that opens with the attempt; a reminder may follow a letter."""
+    if attempt.reminder:
+        return attempt.id in _named(text)
+    found = ATTEMPT.match(text)
+    return found is not None and found.group(1) == attempt.id
+
+
+def _holds(result: str, message_ids: tuple[str, ...]) -> bool:
+    try:
+        messages = json.loads(result).get("messages", [])
+        return {message["id"] for message in messages} >= set(message_ids)
+    except (ValueError, AttributeError, TypeError, KeyError):
+        return False

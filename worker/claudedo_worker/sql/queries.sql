@@ -1,0 +1,207 @@
+-- Every statement that the store runs, by name. A line "-- name: purpose" opens each.
+
+-- get_meta: One value of the database's own notes
+SELECT value FROM meta WHERE key = :key;
+
+-- set_meta: Write one of the database's own notes
+INSERT INTO meta (key, value) VALUES (:key, :value)
+ON CONFLICT (key) DO UPDATE SET value = excluded.value;
+
+-- insert_workspace: A new project
+INSERT INTO workspaces (id, name, root, created_at) VALUES (:id, :name, :root, :created_at);
+
+-- workspace_by_root: The project of a repository
+SELECT * FROM workspaces WHERE root = :root;
+
+-- workspaces: All projects
+SELECT * FROM workspaces ORDER BY name;
+
+-- insert_task: A new task
+INSERT INTO tasks (id, workspace_id, name, body, status, assignee, repo, worktree, branch, base,
+                   made_worktree, launch, created_at)
+VALUES (:id, :workspace_id, :name, :body, :status, :assignee, :repo, :worktree, :branch, :base,
+        :made_worktree, :launch, :created_at);
+
+-- update_task: Replace what can change of a task
+UPDATE tasks SET body = :body, status = :status, repo = :repo, worktree = :worktree,
+       branch = :branch, base = :base, made_worktree = :made_worktree, launch = :launch
+ WHERE id = :id;
+
+-- delete_task: Remove a task with its sessions, messages and links
+DELETE FROM tasks WHERE id = :id;
+
+-- task: One task with its workspace's name
+SELECT tasks.*, workspaces.name AS workspace
+  FROM tasks JOIN workspaces ON workspaces.id = tasks.workspace_id WHERE tasks.id = :id;
+
+-- tasks: All tasks, oldest first within their workspace
+SELECT tasks.*, workspaces.name AS workspace
+  FROM tasks JOIN workspaces ON workspaces.id = tasks.workspace_id
+ ORDER BY workspaces.name, tasks.created_at, tasks.id;
+
+-- insert_link: Make two tasks peers
+INSERT OR IGNORE INTO links (a, b) VALUES (min(:one, :other), max(:one, :other));
+
+-- delete_link: They are peers no more
+DELETE FROM links WHERE a = min(:one, :other) AND b = max(:one, :other);
+
+-- links: All pairs of peers
+SELECT a, b FROM links;
+
+-- peers: The tasks linked to one task
+SELECT tasks.*, workspaces.name AS workspace
+  FROM tasks JOIN workspaces ON workspaces.id = tasks.workspace_id
+ WHERE tasks.id IN (SELECT b FROM links WHERE a = :task_id UNION SELECT a FROM links WHERE b = :task_id)
+ ORDER BY tasks.name;
+
+-- insert_session: A session that is about to be launched
+INSERT INTO sessions (id, task_id, conversation, state, waiting_for, since, pid, holder_socket,
+                      transcript, config_dir, cli_version, channel, credential, started_at,
+                      ended_at, reason, crashes)
+VALUES (:id, :task_id, :conversation, :state, :waiting_for, :since, :pid, :holder_socket,
+        :transcript, :config_dir, :cli_version, :channel, :credential, :started_at,
+        :ended_at, :reason, :crashes);
+
+-- update_session: Replace what can change of a session
+UPDATE sessions SET conversation = :conversation, state = :state, waiting_for = :waiting_for,
+       since = :since, pid = :pid, holder_socket = :holder_socket, transcript = :transcript,
+       cli_version = :cli_version, channel = :channel, ended_at = :ended_at, reason = :reason,
+       crashes = :crashes
+ WHERE id = :id;
+
+-- session: One session
+SELECT * FROM sessions WHERE id = :id;
+
+-- session_credential: The hash of the credential that a session's processes show
+SELECT credential FROM sessions WHERE id = :id;
+
+-- latest_session: The newest session of a task
+SELECT * FROM sessions WHERE task_id = :task_id ORDER BY started_at DESC, id DESC LIMIT 1;
+
+-- latest_sessions: The newest session of every task
+SELECT * FROM sessions AS one
+ WHERE id = (SELECT id FROM sessions AS other WHERE other.task_id = one.task_id
+              ORDER BY started_at DESC, id DESC LIMIT 1);
+
+-- live_sessions: Sessions that have, or should have, a process
+SELECT * FROM sessions WHERE state IN ('starting', 'idle', 'busy', 'waiting');
+
+-- insert_message: Store a message; does nothing when the sender used this key before
+INSERT INTO task_messages (id, task_id, sender, sender_name, body, priority, reply_to, key, created_at)
+VALUES (:id, :task_id, :sender, :sender_name, :body, :priority, :reply_to, :key, :created_at)
+ON CONFLICT (sender, key) DO NOTHING;
+
+-- message_by_key: The message that a sender stored under this key
+SELECT task_messages.*, tasks.name AS recipient
+  FROM task_messages JOIN tasks ON tasks.id = task_messages.task_id
+ WHERE sender = :sender AND key = :key;
+
+-- message: One message with its recipient's name
+SELECT task_messages.*, tasks.name AS recipient
+  FROM task_messages JOIN tasks ON tasks.id = task_messages.task_id
+ WHERE task_messages.id = :id;
+
+-- thread: What was said to a task and by it, oldest first
+SELECT task_messages.*, tasks.name AS recipient
+  FROM task_messages JOIN tasks ON tasks.id = task_messages.task_id
+ WHERE task_messages.task_id = :task_id OR sender = 'task:' || :task_id
+ ORDER BY task_messages.created_at, task_messages.id;
+
+-- pending: How many messages of a task are not delivered yet
+SELECT count(*) AS pending FROM task_messages WHERE task_id = :task_id AND delivered_at IS NULL;
+
+-- pending_by_task: The same for every task that has any
+SELECT task_id, count(*) AS pending FROM task_messages WHERE delivered_at IS NULL GROUP BY task_id;
+
+-- deliverable: Messages whose body may be given now: not delivered, in no open attempt that
+-- carries bodies. Halt first, then high, then by age.
+SELECT task_messages.*, tasks.name AS recipient
+  FROM task_messages JOIN tasks ON tasks.id = task_messages.task_id
+ WHERE task_messages.task_id = :task_id
+   AND (delivered_at IS NULL OR forgotten = 1)
+   AND NOT EXISTS (SELECT 1 FROM attempt_messages JOIN attempts ON attempts.id = attempt_id
+                    WHERE message_id = task_messages.id AND outcome = 'open' AND reminder = 0)
+ ORDER BY CASE priority WHEN 'halt' THEN 0 WHEN 'high' THEN 1 ELSE 2 END,
+          task_messages.created_at, task_messages.id;
+
+-- halting: Halt messages of a task that the model has not answered with in context
+SELECT task_messages.*, tasks.name AS recipient
+  FROM task_messages JOIN tasks ON tasks.id = task_messages.task_id
+ WHERE task_messages.task_id = :task_id AND priority = 'halt' AND read_at IS NULL
+ ORDER BY task_messages.created_at;
+
+-- mark_offered: A transport took a message, or a reminder of it
+UPDATE task_messages SET offered_at = coalesce(offered_at, :at),
+       via = CASE WHEN delivered_at IS NULL THEN :via ELSE via END
+ WHERE id = :id;
+
+-- mark_delivered: A message's context line was found
+UPDATE task_messages
+   SET offered_at = coalesce(offered_at, :at), delivered_at = coalesce(delivered_at, :at),
+       via = CASE WHEN delivered_at IS NULL THEN :via ELSE via END, forgotten = 0
+ WHERE id = :id AND (delivered_at IS NULL OR forgotten = 1);
+
+-- mark_read: The model answered with a message in its context
+UPDATE task_messages
+   SET read_at = :at,
+       answered_at = CASE WHEN EXISTS (SELECT 1 FROM task_messages AS reply
+                                        WHERE reply.reply_to = task_messages.id
+                                          AND reply.sender = 'task:' || task_messages.task_id)
+                          THEN :at ELSE answered_at END
+ WHERE id = :id AND delivered_at IS NOT NULL AND forgotten = 0 AND read_at IS NULL;
+
+-- mark_answered: A reply came back from the recipient, and the message was read before
+UPDATE task_messages SET answered_at = :at
+ WHERE id = :id AND 'task:' || task_id = :sender AND read_at IS NOT NULL AND answered_at IS NULL;
+
+-- forget: A delivered message that was not read is out of the context again
+UPDATE task_messages SET forgotten = 1
+ WHERE id = :id AND delivered_at IS NOT NULL AND read_at IS NULL;
+
+-- insert_attempt: One try to put messages into a context
+INSERT INTO attempts (id, session_id, conversation, transport, reminder, tool_use_id, created_at, outcome)
+VALUES (:id, :session_id, :conversation, :transport, :reminder, :tool_use_id, :created_at, :outcome);
+
+-- insert_attempt_message: One message of an attempt
+INSERT INTO attempt_messages (attempt_id, message_id) VALUES (:attempt_id, :message_id);
+
+-- end_attempt: Say what became of an attempt
+UPDATE attempts SET outcome = :outcome, ended_at = :at WHERE id = :id AND outcome <> 'confirmed';
+
+-- attempt: One attempt
+SELECT * FROM attempts WHERE id = :id;
+
+-- attempt_messages: The messages of an attempt
+SELECT message_id FROM attempt_messages WHERE attempt_id = :attempt_id ORDER BY message_id;
+
+-- open_attempts: Attempts of a conversation whose outcome is not known
+SELECT * FROM attempts WHERE conversation = :conversation AND outcome = 'open'
+ ORDER BY created_at, id;
+
+-- attempts_of_task: Attempts of all sessions of a task whose outcome is not known
+SELECT attempts.* FROM attempts JOIN sessions ON sessions.id = session_id
+ WHERE sessions.task_id = :task_id AND outcome = 'open';
+
+-- noticed: Undelivered messages of a task that a channel showed as an untrusted notice
+SELECT DISTINCT message_id FROM attempt_messages
+  JOIN attempts ON attempts.id = attempt_id
+  JOIN task_messages ON task_messages.id = message_id
+ WHERE task_messages.task_id = :task_id AND outcome = 'notice' AND delivered_at IS NULL;
+
+-- unread_attempts: Confirmed attempts of a conversation with a message the model has not answered to
+SELECT DISTINCT attempts.* FROM attempts
+  JOIN attempt_messages ON attempt_id = attempts.id
+  JOIN task_messages ON task_messages.id = message_id
+ WHERE conversation = :conversation AND outcome = 'confirmed' AND reminder = 0 AND read_at IS NULL
+   AND forgotten = 0
+ ORDER BY attempts.created_at;
+
+-- insert_event: A fact, stored with what it tells of
+INSERT INTO events (type, workspace_id, task_id, payload, at)
+VALUES (:type, :workspace_id, :task_id, :payload, :at) RETURNING seq;
+
+-- events_after: The facts after a number, in order
+SELECT * FROM events WHERE seq > :after ORDER BY seq LIMIT :limit;
+
+-- last_event: The number of the newest fact
+SELECT coalesce(max(seq), 0) AS seq FROM events;

@@ -1,0 +1,466 @@
+"""What claudedo remembers: workspaces, tasks, links, sessions, messages, attempts, events.
+
+Each method is one transaction and speaks in the words of the model. A change and the event that
+tells of it are stored together; the event is announced after the commit, never before.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from claudedo.errors import ConflictError, NotFoundError
+from claudedo.model import (
+    Assignee,
+    Attempt,
+    Event,
+    Launch,
+    Message,
+    Outcome,
+    Priority,
+    Receipts,
+    Session,
+    SessionState,
+    Task,
+    TaskStatus,
+    Transport,
+    Workspace,
+    new_id,
+    now,
+)
+from claudedo_worker.database import Database, Row
+
+Announce = Callable[[Event], None]
+
+
+class Store:
+    """The state of one claudedo home. Safe to call from many coroutines of one process."""
+
+    def __init__(self, database: Database, announce: Announce) -> None:
+        self._db = database
+        self._announce = announce
+
+    # Notes of the database itself
+
+    async def note(self, key: str) -> str | None:
+        """A value kept beside the data, such as the worker's identity."""
+        row = await self._db.one("get_meta", key=key)
+        return row["value"] if row else None
+
+    async def set_note(self, key: str, value: str) -> None:
+        """Keep a value beside the data."""
+        async with self._db.transaction():
+            await self._db.run("set_meta", {"key": key, "value": value})
+
+    async def check(self) -> str:
+        """The database's own verdict on its file: "ok", or what is wrong."""
+        return await self._db.check()
+
+    # Workspaces
+
+    async def workspaces(self) -> list[Workspace]:
+        """All projects by name."""
+        return [Workspace(**dict(row)) for row in await self._db.all("workspaces")]
+
+    async def workspace_for(self, root: str, name: str) -> Workspace:
+        """The project of the repository at `root`, created under a free form of `name` if new."""
+        if row := await self._db.one("workspace_by_root", root=root):
+            return Workspace(**dict(row))
+        taken = {workspace.name for workspace in await self.workspaces()}
+        free = name if name not in taken else _free_name(name, taken)
+        made = Workspace(id=new_id("w"), name=free, root=root, created_at=now())
+        async with self._db.transaction():
+            await self._db.run("insert_workspace", asdict(made))
+            events = [await self._event("workspace.updated", made.id, None, {"name": made.name})]
+        self._tell(events)
+        return made
+
+    # Tasks and links
+
+    async def add_task(self, task: Task) -> Task:
+        """Store a new task. Raises `ConflictError` if its workspace has one of that name."""
+        if any(t.name == task.name for t in await self.tasks() if t.workspace_id == task.workspace_id):
+            raise ConflictError(f"There is a task {task.name!r} in {task.workspace} already.")
+        async with self._db.transaction():
+            await self._db.run("insert_task", _task_values(task))
+            event = await self._event("task.created", task.workspace_id, task.id, {"name": task.name})
+        self._tell([event])
+        return task
+
+    async def change_task(self, task: Task) -> Task:
+        """Store the changed record of a task."""
+        async with self._db.transaction():
+            await self._db.run("update_task", _task_values(task))
+            event = await self._event(
+                "task.updated", task.workspace_id, task.id, {"status": task.status}
+            )
+        self._tell([event])
+        return task
+
+    async def remove_task(self, task: Task) -> None:
+        """Forget a task, with its sessions, messages and links."""
+        async with self._db.transaction():
+            await self._db.run("delete_task", {"id": task.id})
+            event = await self._event("task.removed", task.workspace_id, task.id, {"name": task.name})
+        self._tell([event])
+
+    async def task(self, task_id: str) -> Task:
+        """One task. Raises `NotFoundError`."""
+        if row := await self._db.one("task", id=task_id):
+            return _task(row)
+        raise NotFoundError(f"There is no task {task_id!r}.")
+
+    async def tasks(self) -> list[Task]:
+        """All tasks, oldest first within their workspace."""
+        return [_task(row) for row in await self._db.all("tasks")]
+
+    async def link(self, one: Task, other: Task) -> None:
+        """Make two tasks peers; nothing happens if they are."""
+        await self._change_link("insert_link", one, other)
+
+    async def unlink(self, one: Task, other: Task) -> None:
+        """They are peers no more."""
+        await self._change_link("delete_link", one, other)
+
+    async def _change_link(self, statement: str, one: Task, other: Task) -> None:
+        async with self._db.transaction():
+            changed = await self._db.run(statement, {"one": one.id, "other": other.id})
+            events = [
+                await self._event("task.updated", task.workspace_id, task.id, {"peers": True})
+                for task in (one, other)
+                if changed
+            ]
+        self._tell(events)
+
+    async def peers(self, task_id: str) -> list[Task]:
+        """The tasks linked to one task, by name."""
+        return [_task(row) for row in await self._db.all("peers", task_id=task_id)]
+
+    async def links(self) -> list[tuple[str, str]]:
+        """All pairs of linked tasks."""
+        return [(row["a"], row["b"]) for row in await self._db.all("links")]
+
+    # Sessions
+
+    async def add_session(self, session: Session, credential: str, task: Task) -> Session:
+        """Store a session that is about to be launched; `credential` is a hash.
+
+        Raises `ConflictError` if the task has a live session.
+        """
+        latest = await self.latest_session(task.id)
+        if latest and latest.state.live:
+            raise ConflictError(f"{task.name} has a running session already ({latest.state}).")
+        async with self._db.transaction():
+            await self._db.run("insert_session", {**asdict(session), "credential": credential})
+            event = await self._event("session.updated", task.workspace_id, task.id, _state(session))
+        self._tell([event])
+        return session
+
+    async def change_session(self, session: Session, **changes: Any) -> Session:
+        """Store changes of a session; `since` follows `state`. Tells of them if they show."""
+        if changes.get("state", session.state) != session.state:
+            changes["since"] = now()
+        changed = replace(session, **changes)
+        if changed == session:
+            return session
+        task = await self.task(session.task_id)
+        async with self._db.transaction():
+            await self._db.run("update_session", asdict(changed))
+            event = await self._event("session.updated", task.workspace_id, task.id, _state(changed))
+        self._tell([event])
+        return changed
+
+    async def session(self, session_id: str) -> Session:
+        """One session. Raises `NotFoundError`."""
+        if row := await self._db.one("session", id=session_id):
+            return _session(row)
+        raise NotFoundError(f"There is no session {session_id!r}.")
+
+    async def session_credential(self, session_id: str) -> str | None:
+        """The hash of the credential of a session, or None if there is no such session."""
+        row = await self._db.one("session_credential", id=session_id)
+        return row["credential"] if row else None
+
+    async def latest_session(self, task_id: str) -> Session | None:
+        """The newest session of a task."""
+        row = await self._db.one("latest_session", task_id=task_id)
+        return _session(row) if row else None
+
+    async def latest_sessions(self) -> dict[str, Session]:
+        """The newest session of every task that had one, by task id."""
+        return {row["task_id"]: _session(row) for row in await self._db.all("latest_sessions")}
+
+    async def live_sessions(self) -> list[Session]:
+        """The sessions that have, or should have, a process."""
+        return [_session(row) for row in await self._db.all("live_sessions")]
+
+    # Messages
+
+    async def add_message(self, message: Message, key: str) -> tuple[Message, bool]:
+        """Store a message under the sender's idempotency key.
+
+        Returns the stored message and whether it is new: the same sender and key again give the
+        first one back, whatever the body.
+        """
+        task = await self.task(message.task_id)
+        async with self._db.transaction():
+            values = {**_message_values(message), "key": key}
+            new = await self._db.run("insert_message", values) == 1
+            events = await self._tell_queued(task, message) if new else []
+            if new and message.reply_to:
+                events += await self._mark_answered(message)
+        self._tell(events)
+        row = await self._db.one("message_by_key", sender=message.sender, key=key)
+        if row is None:
+            raise NotFoundError(f"The message {message.id} was removed with its task.")
+        return _message(row), new
+
+    async def _tell_queued(self, task: Task, message: Message) -> list[Event]:
+        payload = {"message_id": message.id, "pending": await self.pending(task.id)}
+        return [await self._event("message.queued", task.workspace_id, task.id, payload)]
+
+    async def _mark_answered(self, reply: Message) -> list[Event]:
+        values = {"id": reply.reply_to, "sender": reply.sender, "at": now()}
+        if await self._db.run("mark_answered", values) != 1:
+            return []
+        answered = await self.message(str(reply.reply_to))
+        return [await self._message_event("message.answered", answered)]
+
+    async def message(self, message_id: str) -> Message:
+        """One message. Raises `NotFoundError`."""
+        if row := await self._db.one("message", id=message_id):
+            return _message(row)
+        raise NotFoundError(f"There is no message {message_id!r}.")
+
+    async def thread(self, task_id: str) -> list[Message]:
+        """What was said to a task and by it, oldest first."""
+        return [_message(row) for row in await self._db.all("thread", task_id=task_id)]
+
+    async def pending(self, task_id: str) -> int:
+        """How many messages of a task are not delivered yet."""
+        row = await self._db.one("pending", task_id=task_id)
+        return int(row["pending"]) if row else 0
+
+    async def pending_by_task(self) -> dict[str, int]:
+        """The same for every task that has any."""
+        return {r["task_id"]: r["pending"] for r in await self._db.all("pending_by_task")}
+
+    async def deliverable(self, task_id: str) -> list[Message]:
+        """Messages whose body may be given now, in the order in which to give them."""
+        return [_message(row) for row in await self._db.all("deliverable", task_id=task_id)]
+
+    async def halting(self, task_id: str) -> list[Message]:
+        """Halt messages that the model has not answered with in its context."""
+        return [_message(row) for row in await self._db.all("halting", task_id=task_id)]
+
+    # Attempts
+
+    async def add_attempt(self, attempt: Attempt) -> Attempt:
+        """Store a try before it is made: its messages count as offered.
+
+        Raises `ConflictError` if it carries bodies and one of them may not be given now.
+        """
+        task = await self.task((await self.session(attempt.session_id)).task_id)
+        async with self._db.transaction():
+            if not attempt.reminder:
+                free = {message.id for message in await self.deliverable(task.id)}
+                if not free.issuperset(attempt.message_ids):
+                    raise ConflictError("A message of this attempt is on its way already.")
+            await self._db.run("insert_attempt", asdict(attempt))
+            events = [await self._offer(attempt, message_id) for message_id in attempt.message_ids]
+        self._tell(events)
+        return attempt
+
+    async def _offer(self, attempt: Attempt, message_id: str) -> Event:
+        await self._db.run(
+            "insert_attempt_message", {"attempt_id": attempt.id, "message_id": message_id}
+        )
+        values = {"id": message_id, "at": attempt.created_at, "via": attempt.transport}
+        await self._db.run("mark_offered", values)
+        return await self._message_event("message.offered", await self.message(message_id))
+
+    async def confirm(self, attempt: Attempt) -> None:
+        """The attempt's context line was found: its messages are delivered."""
+        at = now()
+        async with self._db.transaction():
+            await self._end(attempt, Outcome.CONFIRMED, at)
+            events = []
+            for message_id in () if attempt.reminder else attempt.message_ids:
+                values = {"id": message_id, "at": at, "via": attempt.transport}
+                if await self._db.run("mark_delivered", values):
+                    message = await self.message(message_id)
+                    events.append(await self._message_event("message.delivered", message))
+        self._tell(events)
+
+    async def end_attempt(self, attempt: Attempt, outcome: Outcome) -> None:
+        """The attempt did not bring its messages into the context: they may be given again."""
+        async with self._db.transaction():
+            await self._end(attempt, outcome, now())
+
+    async def noticed(self, task_id: str) -> frozenset[str]:
+        """Messages of a task that a channel showed before, as a notice not to be acted on."""
+        rows = await self._db.all("noticed", task_id=task_id)
+        return frozenset(row["message_id"] for row in rows)
+
+    async def _end(self, attempt: Attempt, outcome: Outcome, at: str) -> None:
+        await self._db.run("end_attempt", {"id": attempt.id, "outcome": outcome, "at": at})
+
+    async def mark_read(self, message_ids: Iterable[str]) -> None:
+        """The model answered with these messages in its context."""
+        at = now()
+        events = []
+        async with self._db.transaction():
+            for message_id in message_ids:
+                if await self._db.run("mark_read", {"id": message_id, "at": at}):
+                    message = await self.message(message_id)
+                    events.append(await self._message_event("message.read", message))
+                    if message.receipts.answered_at == at:
+                        events.append(await self._message_event("message.answered", message))
+        self._tell(events)
+
+    async def forget(self, message_ids: Iterable[str]) -> None:
+        """These left the context before the model answered: they may be given again."""
+        async with self._db.transaction():
+            for message_id in message_ids:
+                await self._db.run("forget", {"id": message_id})
+
+    async def open_attempts(self, conversation: str) -> list[Attempt]:
+        """Attempts of a conversation whose outcome is not known, oldest first."""
+        rows = await self._db.all("open_attempts", conversation=conversation)
+        return [await self._attempt(row) for row in rows]
+
+    async def unread_attempts(self, conversation: str) -> list[Attempt]:
+        """Confirmed attempts of a conversation with a message that is not read."""
+        rows = await self._db.all("unread_attempts", conversation=conversation)
+        return [await self._attempt(row) for row in rows]
+
+    async def open_attempts_of_task(self, task_id: str) -> list[Attempt]:
+        """Attempts of all conversations of a task whose outcome is not known."""
+        rows = await self._db.all("attempts_of_task", task_id=task_id)
+        return [await self._attempt(row) for row in rows]
+
+    async def _attempt(self, row: Row) -> Attempt:
+        members = await self._db.all("attempt_messages", attempt_id=row["id"])
+        return Attempt(
+            id=row["id"],
+            session_id=row["session_id"],
+            conversation=row["conversation"],
+            transport=Transport(row["transport"]),
+            reminder=bool(row["reminder"]),
+            message_ids=tuple(member["message_id"] for member in members),
+            created_at=row["created_at"],
+            tool_use_id=row["tool_use_id"],
+            outcome=Outcome(row["outcome"]),
+        )
+
+    # Events
+
+    async def events_after(self, seq: int, limit: int = 500) -> list[Event]:
+        """The facts after number `seq`, in order."""
+        rows = await self._db.all("events_after", after=seq, limit=limit)
+        return [Event(**{**dict(row), "payload": json.loads(row["payload"])}) for row in rows]
+
+    async def last_event(self) -> int:
+        """The number of the newest fact; 0 if there is none."""
+        row = await self._db.one("last_event")
+        return int(row["seq"]) if row else 0
+
+    async def _message_event(self, kind: str, message: Message) -> Event:
+        task = await self.task(message.task_id)
+        payload = {
+            "message_id": message.id,
+            "pending": await self.pending(task.id),
+            "receipts": asdict(message.receipts),
+            "via": message.via,
+        }
+        return await self._event(kind, task.workspace_id, task.id, payload)
+
+    async def _event(
+        self, kind: str, workspace_id: str, task_id: str | None, payload: Mapping[str, Any]
+    ) -> Event:
+        at = now()
+        full = {"task_id": task_id, **payload}
+        values = {"type": kind, "workspace_id": workspace_id, "task_id": task_id, "at": at}
+        row = await self._db.one("insert_event", **values, payload=json.dumps(full))
+        seq = int(row["seq"]) if row else 0
+        return Event(
+            seq=seq, type=kind, workspace_id=workspace_id, task_id=task_id, payload=full, at=at
+        )
+
+    def _tell(self, events: Sequence[Event]) -> None:
+        for event in events:
+            self._announce(event)
+
+
+def _free_name(name: str, taken: set[str]) -> str:
+    number = 2
+    while f"{name[:59]}-{number}" in taken:
+        number += 1
+    return f"{name[:59]}-{number}"
+
+
+def _state(session: Session) -> dict[str, Any]:
+    return {
+        "session_id": session.id,
+        "state": session.state,
+        "waiting_for": session.waiting_for,
+        "since": session.since,
+        "reason": session.reason,
+    }
+
+
+def _task_values(task: Task) -> dict[str, Any]:
+    values = asdict(task)
+    values["launch"] = json.dumps(values["launch"])
+    return values
+
+
+def _task(row: Row) -> Task:
+    values = dict(row)
+    launch = json.loads(values.pop("launch"))
+    return Task(
+        **{
+            **values,
+            "status": TaskStatus(values["status"]),
+            "assignee": Assignee(values["assignee"]),
+            "made_worktree": bool(values["made_worktree"]),
+            "launch": Launch(**{**launch, "claude_args": tuple(launch.get("claude_args", ()))}),
+        }
+    )
+
+
+def _session(row: Row) -> Session:
+    values = dict(row)
+    values.pop("credential")
+    channel = values["channel"]
+    return Session(
+        **{
+            **values,
+            "state": SessionState(values["state"]),
+            "channel": None if channel is None else bool(channel),
+        }
+    )
+
+
+_RECEIPTS = ("offered_at", "delivered_at", "read_at", "answered_at")
+
+
+def _message_values(message: Message) -> dict[str, Any]:
+    fields = ("id", "task_id", "sender", "sender_name", "body", "reply_to", "created_at")
+    return {field: getattr(message, field) for field in fields} | {"priority": message.priority}
+
+
+def _message(row: Row) -> Message:
+    values = {key: row[key] for key in row.keys()}  # noqa: SIM118 - iterating a Row gives values
+    receipts = {name: values.pop(name) for name in _RECEIPTS}
+    for internal in ("key", "forgotten"):
+        values.pop(internal)
+    return Message(
+        **{
+            **values,
+            "priority": Priority(values["priority"]),
+            "receipts": Receipts(stored_at=values["created_at"], **receipts),
+        }
+    )

@@ -1,0 +1,237 @@
+"""Reads a conversation's transcript for what it proves.
+
+The CLI appends one JSON object a line to `<config>/projects/<folder>/<conversation>.jsonl`. The
+same text can stand there several times; only some kinds of line show that it *entered the
+model's context* (docs/claude-cli.md 11). This module turns lines into facts and knows nothing of
+messages or attempts; `receipts` compares the facts with what was offered.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """A text entered the main conversation's context.
+
+    `kind` is one of "hook", "channel", "channel-busy", "prompt", "queued", "rewake", "result".
+    """
+
+    uuid: str
+    kind: str
+    text: str
+    tool_use_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Enqueued:
+    """The client took a text into its queue; the model has not seen it (11.1, 11.2)."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """The model answered. `failed` is true for the CLI's own line after an API error (11.4)."""
+
+    uuid: str
+    message: str | None  # the API's message id: one answer may be several lines
+    failed: bool
+    tool_use_ids: tuple[str, ...]
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compacted:
+    """Everything before this is out of the context, but for a summary (11.8)."""
+
+    uuid: str
+
+
+Fact = Context | Enqueued | Answer | Compacted
+
+
+class Transcript:
+    """One growing transcript file, read from where the last reading ended."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offset = 0
+        self._rest = b""
+        self._parents: dict[str, str | None] = {}
+        self._messages: dict[str, str] = {}  # assistant line -> API message
+        self._callers: dict[str, str] = {}  # tool use -> API message that made it
+
+    def read(self) -> list[Fact]:
+        """The facts of the complete lines that were added since the last call.
+
+        A missing file has none. A file that became shorter is read again from its beginning.
+        """
+        return [fact for line in self._new_lines() for fact in self._facts(line)]
+
+    def carries(self, answer: Answer, context: Context) -> bool:
+        """True if the request that `answer` answers had `context` in it.
+
+        So it is if the chain of parents of the answer holds the context line. The tool results of
+        one parallel batch, with what hooks add to them, hang side by side on the calls of one API
+        message, and only one of them is on the chain: for them the chain must hold that message.
+        """
+        caller = self._callers.get(context.tool_use_id or "")
+        for uuid in self._ancestors(answer.uuid):
+            if uuid == context.uuid:
+                return True
+            if caller and self._messages.get(uuid) == caller != answer.message:
+                return True
+        return False
+
+    def follows_call(self, answer: Answer, tool_use_id: str) -> bool:
+        """True if `answer` is a later API message than the one that made that tool call."""
+        caller = self._callers.get(tool_use_id)
+        if caller is None or caller == answer.message:
+            return False
+        return any(self._messages.get(uuid) == caller for uuid in self._ancestors(answer.uuid))
+
+    def knows_call(self, tool_use_id: str) -> bool:
+        """True once the line with that tool call is on disk."""
+        return tool_use_id in self._callers
+
+    def message_of_call(self, tool_use_id: str) -> str | None:
+        """The API message that made a tool call."""
+        return self._callers.get(tool_use_id)
+
+    def _ancestors(self, uuid: str) -> Iterator[str]:
+        line: str | None = uuid
+        while line is not None:
+            yield line
+            line = self._parents.get(line)
+
+    def _new_lines(self) -> Iterator[dict[str, Any]]:
+        try:
+            with self.path.open("rb") as file:
+                if os.fstat(file.fileno()).st_size < self._offset:
+                    self._offset, self._rest = 0, b""
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            return
+        self._offset += len(data)
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            parsed = _parse(line)
+            if parsed is not None:
+                yield parsed
+
+    def _facts(self, line: dict[str, Any]) -> Iterator[Fact]:
+        uuid = line.get("uuid")
+        if isinstance(uuid, str):
+            self._parents[uuid] = line.get("parentUuid")
+        if line.get("isSidechain"):
+            return
+        kind = line.get("type")
+        if kind == "queue-operation" and line.get("operation") == "enqueue":
+            yield Enqueued(text=_text(line.get("content")))
+        elif not isinstance(uuid, str):
+            return
+        elif kind == "attachment":
+            yield from _attachment(uuid, line.get("attachment") or {})
+        elif kind == "user":
+            yield from _user(uuid, line)
+        elif kind == "assistant":
+            yield self._remember(_answer(uuid, line))
+        elif kind == "system" and line.get("subtype") == "compact_boundary":
+            yield Compacted(uuid=uuid)
+
+    def _remember(self, answer: Answer) -> Answer:
+        if answer.message:
+            self._messages[answer.uuid] = answer.message
+            self._callers |= dict.fromkeys(answer.tool_use_ids, answer.message)
+        return answer
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        # A torn line after a crash of the CLI: it proves nothing, and the next line is whole.
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _attachment(uuid: str, attachment: dict[str, Any]) -> Iterator[Fact]:
+    kind = attachment.get("type")
+    if kind == "hook_additional_context":
+        for text in attachment.get("content") or []:
+            yield Context(
+                uuid=uuid,
+                kind="hook",
+                text=_text(text),
+                tool_use_id=attachment.get("toolUseID"),
+            )
+    elif kind == "queued_command":
+        origin = (attachment.get("origin") or {}).get("kind")
+        yield Context(
+            uuid=uuid,
+            kind={"channel": "channel-busy", "task-notification": "rewake"}.get(origin or "", "queued"),
+            text=_text(attachment.get("prompt")),
+        )
+
+
+def _user(uuid: str, line: dict[str, Any]) -> Iterator[Fact]:
+    content = (line.get("message") or {}).get("content")
+    origin = (line.get("origin") or {}).get("kind")
+    if isinstance(content, list):
+        results = [block for block in content if _is(block, "tool_result")]
+        for block in results:
+            yield Context(
+                uuid=uuid,
+                kind="error" if block.get("is_error") else "result",
+                text=_text(block.get("content")),
+                tool_use_id=block.get("tool_use_id"),
+            )
+        if results:
+            return
+    kind = {"channel": "channel", "task-notification": "rewake"}.get(origin or "", "prompt")
+    yield Context(uuid=uuid, kind=kind, text=_text(content))
+
+
+def _answer(uuid: str, line: dict[str, Any]) -> Answer:
+    message = line.get("message") or {}
+    blocks = message.get("content")
+    blocks = blocks if isinstance(blocks, list) else []
+    return Answer(
+        uuid=uuid,
+        message=message.get("id"),
+        failed=bool(line.get("isApiErrorMessage")),
+        tool_use_ids=tuple(block["id"] for block in blocks if _is(block, "tool_use")),
+        text="".join(block.get("text", "") for block in blocks if _is(block, "text")),
+    )
+
+
+def _is(block: Any, kind: str) -> bool:
+    return isinstance(block, dict) and block.get("type") == kind
+
+
+def _text(content: Any) -> str:
+    """The text of a string, of a text block, or of a list of them."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, dict):
+        return _text(content.get("text") or content.get("content"))
+    if isinstance(content, list):
+        return "\n".join(_text(part) for part in content)
+    return ""
+
+
+def locate(config_dir: Path, conversation: str) -> Path | None:
+    """The transcript of a conversation, wherever the CLI put it below `config_dir`.
+
+    The folder's name is derived from the working directory by a rule that long or unusual paths
+    bend (9.3), so it is searched by the conversation's id.
+    """
+    return next((config_dir / "projects").glob(f"*/{conversation}.jsonl"), None)

@@ -1,0 +1,175 @@
+"""What a worktree holds that exists nowhere else, so that removing it would lose it.
+
+Reads only. What git ignores is no work: build outputs, and what `.worktreeinclude` copied.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import filecmp
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from claudedo.errors import NotFoundError
+from claudedo_worker import git
+
+_OPERATIONS = {
+    "MERGE_HEAD": "a merge",
+    "CHERRY_PICK_HEAD": "a cherry-pick",
+    "REVERT_HEAD": "a revert",
+    "rebase-merge": "a rebase",
+    "rebase-apply": "a rebase",
+}
+# In each submodule: its commits that are on no remote, stashes included.
+_SUBMODULE_COMMITS = "git rev-list HEAD --branches '--glob=refs/stas[h]' --not --remotes"
+_NAMED = 3  # so many files are named in a summary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What removing a worktree would lose. False when that is nothing."""
+
+    uncommitted: tuple[str, ...] = ()  # tracked files with changes, staged or not
+    untracked: tuple[str, ...] = ()
+    stashes: int = 0  # made on its branch; git keeps them, but without the branch to apply them to
+    commits: int = 0  # on no other branch, remote branch, tag or checkout
+    tips: tuple[str, ...] = ()  # the newest of these commits: their ids bring all of them back
+    submodule_commits: int = 0  # in its submodules, on none of their remotes
+    operation: str | None = None  # "a merge", "a rebase", … that is not finished
+
+    def __bool__(self) -> bool:
+        return bool(self._parts())
+
+    def summary(self) -> str:
+        """All of it in words, for a sentence: `2 uncommitted files ('a', 'b') and 1 stash`."""
+        *most, last = self._parts() or ["no unsaved work"]
+        return f"{', '.join(most)} and {last}" if most else last
+
+    def _parts(self) -> list[str]:
+        parts = [
+            _files(self.uncommitted, "uncommitted"),
+            _files(self.untracked, "untracked"),
+            _count(self.stashes, "stash", "stashes"),
+            _count(self.commits, "unmerged commit", "unmerged commits"),
+            _count(self.submodule_commits, "unpushed submodule commit"),
+            f"{self.operation} in progress" if self.operation else "",
+        ]
+        return [part for part in parts if part]
+
+
+async def work_in(path: Path, branch: str | None, *, keeps_branch: bool = False) -> Work:
+    """What would be lost if the worktree `path` and its `branch` were removed.
+
+    `keeps_branch`: the branch will stay, so its commits are safe. Ignored files do not count, nor
+    does an untracked file whose equal stands at the same place in the main checkout. Raises
+    `NotFoundError` if there is no worktree at `path`.
+    """
+    if not _has_checkout(path):
+        raise NotFoundError(f"There is no worktree at {path}.")
+    status = await git.read(
+        path,
+        *("status", "--porcelain=v2", "-z", "--no-renames"),
+        *("--untracked-files=all", "--ignore-submodules=none"),
+    )
+    main = await git.main_checkout(path)
+    commits, tips = await unmerged(path, path, branch, keeps_branch=keeps_branch)
+    return Work(
+        uncommitted=tuple(_changed(status.fields)),
+        untracked=await asyncio.to_thread(_only_here, path, main, status.fields),
+        stashes=await _stashes(path, branch),
+        commits=commits,
+        tips=tips,
+        submodule_commits=await _submodule_commits(path),
+        operation=_operation(await git.git_dir(path)),
+    )
+
+
+async def unmerged(
+    directory: Path, path: Path, branch: str | None, *, keeps_branch: bool
+) -> tuple[int, tuple[str, ...]]:
+    """Commits that only `branch` and the HEAD of the worktree `path` hold: how many, which tips.
+
+    Run in `directory`, any checkout of the repository: the folder `path` may be gone.
+    """
+    checkouts = await git.checkouts(directory)
+    heads = {checkout.head for checkout in checkouts if checkout.path == path}
+    leaving = None if keeps_branch else branch
+    if leaving:
+        heads.add(await git.commit(directory, f"refs/heads/{leaving}"))
+    others = {checkout.head for checkout in checkouts if checkout.path != path}
+    # A branch checked out elsewhere too does not leave; its HEAD must not hide that it might.
+    kept = [f"--exclude={leaving}"] if leaving else []
+    kept += ["--branches", "--remotes", "--tags", *sorted(filter(None, others))]
+    tips = {tip: await _count_commits(directory, [tip], kept) for tip in sorted(filter(None, heads))}
+    own = tuple(tip for tip, count in tips.items() if count)
+    return (await _count_commits(directory, own, kept) if own else 0), own
+
+
+async def _count_commits(directory: Path, tips: Iterable[str], kept: list[str]) -> int:
+    counted = await git.read(directory, "rev-list", "--count", *tips, "--not", *kept)
+    return int(counted.line)
+
+
+def _has_checkout(path: Path) -> bool:
+    return (path / ".git").exists()
+
+
+def _changed(records: list[str]) -> Iterable[str]:
+    """Paths of the changed tracked files of `git status --porcelain=v2 -z --no-renames`."""
+    columns = {"1": 8, "u": 10}  # before the path, which may hold spaces
+    for record in records:
+        if record[0] in columns:
+            yield record.split(" ", columns[record[0]])[-1]
+
+
+def _only_here(path: Path, main: Path, records: list[str]) -> tuple[str, ...]:
+    names = [record[2:] for record in records if record.startswith("? ")]
+    return tuple(name for name in names if not _same_file(path / name, main / name))
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    if one.is_symlink() or other.is_symlink():
+        return one.is_symlink() and other.is_symlink() and one.readlink() == other.readlink()
+    return one.is_file() and other.is_file() and filecmp.cmp(one, other, shallow=False)
+
+
+async def _stashes(path: Path, branch: str | None) -> int:
+    """Stashes made on the worktree's branch: the list is one for all worktrees."""
+    current = await git.read(path, "symbolic-ref", "--quiet", "--short", "HEAD", accept=(0, 1))
+    branches = {branch, current.line} - {None, ""}
+    starts = tuple(f"{kind} {name}: " for name in branches for kind in ("WIP on", "On"))
+    listing = await git.read(path, "stash", "list", "-z", "--format=%gs")
+    return sum(message.startswith(starts) for message in listing.fields)
+
+
+async def _submodule_commits(path: Path) -> int:
+    """Commits in the worktree's submodules: their git folders go with it."""
+    if not _is_there((await git.git_dir(path)) / "modules"):
+        return 0
+    listing = await git.read(
+        path, "submodule", "--quiet", "foreach", "--recursive", _SUBMODULE_COMMITS
+    )
+    return len(listing.out.split())
+
+
+def _is_there(path: Path) -> bool:
+    return path.exists()
+
+
+def _operation(git_dir: Path) -> str | None:
+    for name, operation in _OPERATIONS.items():
+        if (git_dir / name).exists():
+            return operation
+    return None
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}" if number else ""
+
+
+def _files(names: tuple[str, ...], kind: str) -> str:
+    if not names:
+        return ""
+    shown = [repr(name) for name in names[:_NAMED]] + ["…"] * (len(names) > _NAMED)
+    return f"{_count(len(names), f'{kind} file')} ({', '.join(shown)})"
