@@ -1,0 +1,415 @@
+"""Speaks to the worker over its unix socket, and starts a worker where there is none.
+
+Knows the routes of docs/architecture.md and what can happen on the way to them. Knows nothing about
+terminals, exit statuses or wording of results: that is the commands' part. Standard library only,
+because every command pays for what is imported here.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote, urlencode
+
+from claudedo.errors import (
+    ClaudedoError,
+    RefusedError,
+    TimedOutError,
+    UnavailableError,
+    from_code,
+)
+from claudedo.protocol import PROTOCOL_HEADER, PROTOCOL_VERSION
+from claudedo.settings import Settings, make_private
+
+START_SECONDS = 20.0
+"""How long a worker that was just started may take until it answers."""
+
+ANSWER_SECONDS = 30.0
+LONG_SECONDS = 180.0  # ending a process tree, or looking through a repository, takes its time
+TRIES = 3
+_GRACE_SECONDS = 1.0
+_LOG_LINES = 10
+
+Json = dict[str, Any]
+
+
+class UntrustedError(RefusedError):
+    """The repository was never trusted."""
+
+    code = "untrusted"
+
+
+class _Absent(Exception):
+    """Nobody listens on the socket: the request was not sent."""
+
+
+class _Lost(Exception):
+    """The connection broke before the answer was there: nobody knows what was done."""
+
+
+class WorkerClient:
+    """The worker of one state directory, as plain calls that return decoded JSON.
+
+    Every call raises the error that the worker reported (`claudedo.errors`), `UnavailableError`
+    when there is no worker, `TimedOutError` when it does not answer. A worker that died is started
+    again, at most `TRIES` times a call, unless `connect(start=False)` forbade it; a request that it
+    may have acted upon is repeated only if repeating it changes nothing.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._start = True
+
+    def connect(self, start: bool = True) -> Self:
+        """Return this client once the worker answers.
+
+        With `start`, a missing worker is started, which takes at most `START_SECONDS`. Raises
+        `UnavailableError` if it does not come, quoting the end of its log.
+        """
+        self._start = start
+        if self.ready():
+            return self
+        if not start:
+            raise UnavailableError("The worker is not running; `claudedo worker start` starts it.")
+        self._start_worker()
+        return self
+
+    def ready(self) -> bool:
+        """True if a worker answers and says that it takes requests."""
+        try:
+            status, _ = self._exchange("GET", "/readyz", None, timeout=2.0)
+        except (_Absent, _Lost, TimedOutError):
+            return False
+        return status == http.client.OK
+
+    def listening(self) -> bool:
+        """True if somebody accepts connections, ready or not."""
+        try:
+            with closing(_Connection(self.settings.worker_socket, 2.0)) as connection:
+                connection.connect()
+        except OSError:
+            return False
+        return True
+
+    # The worker itself
+
+    def worker(self) -> Json:
+        """`{"pid", "port", "url", "version", "protocol", "sessions"}`."""
+        return self._object("GET", "/api/worker", again=True)
+
+    def stop_worker(self) -> None:
+        """Ask the worker to end. Sessions go on. It has not ended yet when this returns."""
+        self._call("POST", "/api/worker/stop", {})
+
+    def page_link(self) -> str:
+        """A one-time link to the page, good for 60 seconds."""
+        return str(self._object("POST", "/api/links", {}, again=True)["url"])
+
+    def events(self, after: int, wait: float) -> Json:
+        """`{"events", "next"}`: what happened after sequence number `after`.
+
+        Waits at most `wait` seconds for the first event.
+        """
+        query = {"after": after, "wait": wait}
+        return self._object(
+            "GET", "/api/events", query=query, again=True, timeout=wait + ANSWER_SECONDS
+        )
+
+    # Tasks and their sessions
+
+    def resolve(self, target: str, cwd: str, workspace: str | None = None) -> Json:
+        """The task that `target` names, seen from the folder `cwd`."""
+        query = {"target": target, "cwd": cwd, "workspace": workspace}
+        return self._object("GET", "/api/resolve", query=query, again=True)
+
+    def tasks(self, workspace: str | None = None) -> list[Json]:
+        """The list of `ls --json`."""
+        return self._list("GET", "/api/tasks", query={"workspace": workspace})
+
+    def task(self, task: str) -> Json:
+        """One task with everything that is known about it."""
+        return self._object("GET", _task_path(task), again=True)
+
+    def start(self, order: Json) -> list[Json]:
+        """Start what `order` names (docs/architecture.md, `POST /api/start`).
+
+        Raises `UntrustedError` when a repository was never trusted; nothing is started then.
+        """
+        answer = self._object("POST", "/api/start", order, timeout=LONG_SECONDS)
+        return list(answer["tasks"])
+
+    def stop(self, task: str) -> None:
+        """End the task's session, politely, then firmly."""
+        self._call("POST", _task_path(task, "stop"), {}, again=True, timeout=LONG_SECONDS)
+
+    def restart(self, task: str, env: dict[str, str]) -> None:
+        """Resume the task's conversation in a new process with the environment `env`."""
+        self._call("POST", _task_path(task, "restart"), {"env": env}, timeout=LONG_SECONDS)
+
+    def remove(self, task: str, *, force: bool = False) -> None:
+        """Remove the task with its worktree and branch; `force` also removes work in them."""
+        query = {"force": "true"} if force else {}
+        self._call("DELETE", _task_path(task), query=query, timeout=LONG_SECONDS)
+
+    def link(self, a: str, b: str) -> None:
+        """Make the tasks `a` and `b` peers."""
+        self._call("POST", "/api/peers", {"a": a, "b": b}, again=True)
+
+    def unlink(self, a: str, b: str) -> None:
+        """Make the tasks `a` and `b` strangers again."""
+        self._call("DELETE", "/api/peers", query={"a": a, "b": b})
+
+    def terminal(self, task: str) -> str:
+        """The path of the socket on which the holder of the task's session listens."""
+        return str(self._object("GET", _task_path(task, "terminal"), again=True)["socket"])
+
+    def log(self, task: str, after: int) -> Json:
+        """`{"lines", "next", "ended"}`: the conversation after line `after`."""
+        return self._object("GET", _task_path(task, "log"), query={"after": after}, again=True)
+
+    # Messages
+
+    def send(self, task: str, body: str, *, priority: str, reply_to: str | None, key: str) -> Json:
+        """Store a message and return `send --json`. The same `key` never stores it twice."""
+        message = {"body": body, "priority": priority, "reply_to": reply_to, "key": key}
+        return self._object("POST", _task_path(task, "messages"), message, again=True)
+
+    def thread(self, task: str) -> list[Json]:
+        """The list of `thread --json`."""
+        return self._list("GET", _task_path(task, "messages"))
+
+    def message(self, message: str, rung: str, wait: float) -> Json:
+        """`send --json`, as soon as `rung` is reached or `wait` seconds are over."""
+        path = f"/api/messages/{quote(message, safe='')}"
+        query = {"rung": rung, "wait": wait}
+        return self._object("GET", path, query=query, again=True, timeout=wait + ANSWER_SECONDS)
+
+    # On the wire
+
+    def _object(self, method: str, path: str, body: Json | None = None, **how: Any) -> Json:
+        answer = self._call(method, path, body, **how)
+        if not isinstance(answer, dict):
+            raise ClaudedoError(f"The worker answered {method} {path} with something unexpected.")
+        return answer
+
+    def _list(self, method: str, path: str, **how: Any) -> list[Json]:
+        answer = self._call(method, path, again=True, **how)
+        if not isinstance(answer, list):
+            raise ClaudedoError(f"The worker answered {method} {path} with something unexpected.")
+        return answer
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        body: Json | None = None,
+        *,
+        query: Json | None = None,
+        timeout: float = ANSWER_SECONDS,
+        again: bool = False,
+    ) -> Any:
+        """One request and its decoded answer. `again`: repeating it changes nothing."""
+        given = urlencode({key: value for key, value in (query or {}).items() if value is not None})
+        url = f"{path}?{given}" if given else path
+        for _ in range(TRIES):
+            try:
+                status, content = self._exchange(method, url, body, timeout)
+            except _Absent:
+                self.connect(self._start)
+            except _Lost as error:
+                if not again:
+                    raise UnavailableError(
+                        "The worker went away while it worked on this, so it may be done or not: "
+                        "look with `claudedo ls` before you repeat it."
+                    ) from error
+                self.connect(self._start)
+            else:
+                return _decode(status, content)
+        raise UnavailableError(
+            f"The worker died {TRIES} times over this request; its log is {self.settings.log}."
+        )
+
+    def _exchange(
+        self, method: str, url: str, body: Json | None, timeout: float
+    ) -> tuple[int, bytes]:
+        content = None if body is None else json.dumps(body).encode()
+        headers = {PROTOCOL_HEADER: str(PROTOCOL_VERSION), "Connection": "close"}
+        if content is not None:
+            headers["Content-Type"] = "application/json"
+        with closing(_Connection(self.settings.worker_socket, timeout)) as connection:
+            try:
+                self._open(connection)
+                connection.request(method, url, content, headers)
+                response = connection.getresponse()
+                return response.status, response.read()
+            except TimeoutError as error:
+                raise TimedOutError(
+                    f"The worker did not answer within {timeout:.0f} s; "
+                    f"its log is {self.settings.log}."
+                ) from error
+            except (ConnectionError, http.client.HTTPException) as error:
+                raise _Lost from error
+
+    def _open(self, connection: _Connection) -> None:
+        try:
+            connection.connect()
+        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError) as error:
+            raise _Absent from error  # refused: the file of a worker that is gone
+        except PermissionError as error:
+            raise RefusedError(
+                f"{self.settings.worker_socket} belongs to another user's worker; "
+                "set CLAUDEDO_HOME to a folder of your own."
+            ) from error
+
+    # A missing worker
+
+    def _start_worker(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        self._make_folders()
+        with self._only_starter(deadline):
+            if self.ready():
+                return
+            logged = _size(self.settings.log)
+            child = None if self.listening() else self._spawn()
+            if failure := self._wait_until_ready(child, deadline):
+                raise UnavailableError(f"{failure}{self._end_of_log(logged)}")
+
+    def _make_folders(self) -> None:
+        for folder in (self.settings.home, self.settings.run):
+            try:
+                make_private(folder)
+            except OSError as error:
+                raise ClaudedoError(
+                    f"{folder} cannot be used: {error.strerror}. "
+                    "Make it writable, or set CLAUDEDO_HOME to another folder."
+                ) from error
+
+    @contextmanager
+    def _only_starter(self, deadline: float) -> Iterator[None]:
+        """Let one command at a time start a worker; the others then find it running."""
+        try:
+            lock = (self.settings.home / "start.lock").open("w")
+        except OSError as error:
+            raise ClaudedoError(
+                f"{error.filename} cannot be written: {error.strerror}. "
+                "Make it writable, or set CLAUDEDO_HOME to another folder."
+            ) from error
+        with lock:
+            while not _locked(lock.fileno()):
+                if time.monotonic() > deadline:
+                    raise UnavailableError(
+                        "Another command has been starting the worker for "
+                        f"{START_SECONDS:.0f} s; look at {self.settings.log}."
+                    )
+                time.sleep(0.05)
+            yield
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        """Start a worker that outlives this command and its terminal."""
+        # -P: a folder `claudedo_worker` in the present directory is not the worker.
+        command = [sys.executable, "-P", "-m", "claudedo_worker"]
+        log = os.open(self.settings.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.settings.home,
+                env={**os.environ, "CLAUDEDO_HOME": str(self.settings.home)},
+                start_new_session=True,
+            )
+        finally:
+            os.close(log)
+
+    def _wait_until_ready(self, child: subprocess.Popen[bytes] | None, deadline: float) -> str:
+        """Wait for the worker; an empty answer means that it is there, else what went wrong."""
+        ended_at = None
+        while time.monotonic() < deadline:
+            if self.ready():
+                if child is not None and child.poll() is None:
+                    child.returncode = 0  # it outlives us on purpose; nobody waits for it
+                return ""
+            if child is not None and child.poll() and ended_at is None:
+                ended_at = time.monotonic()  # or it left the place to one that is still starting
+            if ended_at is not None and time.monotonic() > ended_at + _GRACE_SECONDS:
+                assert child is not None
+                return f"The worker did not start (exit status {child.returncode})."
+            time.sleep(0.05)
+        if child is not None and child.poll() is None:
+            child.returncode = 0  # it may still come; the next command will find it
+        return f"The worker did not answer within {START_SECONDS:.0f} s."
+
+    def _end_of_log(self, offset: int) -> str:
+        advice = "\nRun `claudedo doctor`, or `claudedo worker run` to see it fail."
+        try:
+            with self.settings.log.open("rb") as log:
+                log.seek(offset)
+                lines = log.read().decode(errors="replace").splitlines()[-_LOG_LINES:]
+        except OSError as error:
+            return f" Its log {self.settings.log} cannot be read: {error.strerror}.{advice}"
+        if not lines:
+            return f" Its log {self.settings.log} is empty.{advice}"
+        quoted = "".join(f"\n  {line}" for line in lines)
+        return f" The end of its log {self.settings.log}:{quoted}{advice}"
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(os.fspath(self._path))
+
+
+def _decode(status: int, content: bytes) -> Any:
+    try:
+        answer = json.loads(content) if content else None
+    except ValueError:
+        answer = content.decode(errors="replace")
+    if status < http.client.BAD_REQUEST:
+        return answer
+    if not isinstance(answer, dict):
+        raise ClaudedoError(f"The worker answered {status}: {answer or 'nothing'}")
+    raise _error(answer, status)
+
+
+def _error(problem: Json, status: int) -> ClaudedoError:
+    detail = problem.get("detail") or problem.get("title") or f"The worker answered {status}."
+    if UntrustedError.code in (problem.get("code"), problem.get("type")):
+        return UntrustedError(str(detail))
+    return from_code(str(problem.get("code")), str(detail))
+
+
+def _task_path(task: str, verb: str = "") -> str:
+    return f"/api/tasks/{quote(task, safe='')}" + (f"/{verb}" if verb else "")
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0

@@ -1,0 +1,290 @@
+"""A small worker for the tests of the command line: the routes of docs/architecture.md, in memory.
+
+Serves HTTP on a real unix socket from threads. What a test wants to see is set beforehand as plain
+data: `failures` answers a route with a problem, `progress` changes a session with each look.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import ThreadingMixIn, UnixStreamServer
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+Json = dict[str, Any]
+STORED = "2026-07-26T10:00:00.000Z"
+
+
+def task(name: str, state: str | None = "idle", **changes: Any) -> Json:
+    """One element of `ls --json`, with a session in `state`."""
+    session = {
+        "state": state,
+        "waiting_for": None,
+        "since": STORED,
+        "pid": 4711,
+        "session_id": "11111111-2222-3333-4444-555555555555",
+        "reason": None,
+    }
+    return {
+        "id": f"t_{name.upper()}",
+        "name": name,
+        "workspace": "shop",
+        "status": "ongoing",
+        "assignee": "agent",
+        "pending": 0,
+        "asks": 0,
+        "peers": [],
+        "worktree": f"/src/shop.worktrees/{name}",
+        "branch": f"claudedo/{name}",
+        "supervised": True,
+        "session": session if state else None,
+        **changes,
+    }
+
+
+def receipts(**reached: str) -> Json:
+    """The five timestamps; `stored_at` is always there."""
+    rungs = ("offered_at", "delivered_at", "read_at", "answered_at")
+    return {"stored_at": STORED, **{rung: reached.get(rung) for rung in rungs}}
+
+
+def message(identity: str, body: str, **changes: Any) -> Json:
+    """One element of `thread --json`."""
+    return {
+        "id": identity,
+        "sender": "user",
+        "sender_name": "user",
+        "recipient": "backend",
+        "body": body,
+        "reply_to": None,
+        "priority": "normal",
+        "created_at": STORED,
+        "receipts": receipts(),
+        "via": None,
+        "attachments": [],
+        **changes,
+    }
+
+
+@dataclass
+class FakeWorker:
+    """What the worker knows, and what it was asked."""
+
+    socket: Path
+    tasks: dict[str, Json] = field(default_factory=dict)
+    threads: dict[str, list[Json]] = field(default_factory=dict)
+    logs: dict[str, list[Json]] = field(default_factory=dict)
+    failures: dict[str, Json] = field(default_factory=dict)  # "METHOD /path" -> problem
+    drops: dict[str, int] = field(default_factory=dict)  # "METHOD /path" -> answers to lose
+    progress: dict[str, list[Json]] = field(default_factory=dict)  # id -> sessions to come
+    reaches: Json = field(default_factory=dict)  # the receipts a message gets when looked at
+    asked: list[tuple[str, str, Any]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    events: list[Json] = field(default_factory=list)
+    news: threading.Condition = field(default_factory=threading.Condition)
+    trusted: bool = True
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    def add(self, *tasks: Json) -> None:
+        self.tasks.update({one["id"]: one for one in tasks})
+
+    def say(self, task_id: str, *messages: Json) -> None:
+        """Put messages into a thread, replacing those with the same id, and announce it."""
+        with self.news:
+            thread = {one["id"]: one for one in self.threads.get(task_id, [])}
+            self.threads[task_id] = list((thread | {one["id"]: one for one in messages}).values())
+            self.events.append({"seq": len(self.events) + 1, "type": "message.queued"})
+            self.news.notify_all()
+
+    def requests(self, method: str, path: str) -> list[Any]:
+        """The bodies (or queries) of the requests to one route, oldest first."""
+        return [body for verb, where, body in self.asked if (verb, where) == (method, path)]
+
+    def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> tuple[int, Any]:
+        self.asked.append((method, path, query if body is None else body))
+        if problem := self.failures.get(f"{method} {path}"):
+            return problem["status"], problem
+        parts = [unquote(part) for part in path.strip("/").split("/")]
+        match (method, *parts):
+            case ("GET", "readyz"):
+                return 200, {}
+            case ("GET", "api", "worker"):
+                return 200, self._about()
+            case ("POST", "api", "worker", "stop"):
+                self.stopping.set()
+                return 200, {}
+            case ("POST", "api", "links"):
+                return 200, {"url": "http://127.0.0.1:8123/open/once"}
+            case ("GET", "api", "resolve"):
+                return self._resolve(query)
+            case ("GET", "api", "tasks"):
+                return 200, self._list(query.get("workspace"))
+            case ("POST", "api", "start"):
+                return self._start(body)
+            case ("POST" | "DELETE", "api", "peers"):
+                return 200, {}
+            case ("GET", "api", "events"):
+                return 200, self._events(int(query["after"]), float(query["wait"]))
+            case ("GET", "api", "messages", identity):
+                return 200, self._sent(identity, receipts(**self.reaches))
+            case (_, "api", "tasks", identity, *verb):
+                return self._task(method, identity, verb, query, body)
+        return 404, problem_of("not_found", f"no route {method} {path}", 404)
+
+    def _about(self) -> Json:
+        url = "http://127.0.0.1:8123/"
+        return {
+            "pid": os.getpid(),
+            "port": 8123,
+            "url": url,
+            "version": "0.1.0",
+            "protocol": 1,
+            "sessions": len(self.tasks),
+        }
+
+    def _resolve(self, query: dict[str, str]) -> tuple[int, Any]:
+        found = [
+            one
+            for one in self.tasks.values()
+            if query["target"] in (one["name"], f"{one['workspace']}/{one['name']}", one["id"])
+            and query.get("workspace") in (None, one["workspace"])
+        ]
+        if len(found) == 1:
+            return 200, found[0]
+        if found:
+            names = ", ".join(f"{one['workspace']}/{one['name']}" for one in found)
+            return 409, problem_of("ambiguous", f"{query['target']} may be {names}.", 409)
+        return 404, problem_of("not_found", f"There is no task {query['target']!r}.", 404)
+
+    def _list(self, workspace: str | None) -> list[Json]:
+        for identity, sessions in self.progress.items():
+            if sessions:
+                self.tasks[identity] = {**self.tasks[identity], "session": sessions.pop(0)}
+        return [one for one in self.tasks.values() if workspace in (None, one["workspace"])]
+
+    def _start(self, order: Json) -> tuple[int, Any]:
+        if not self.trusted and not order["trust"]:
+            detail = "The repository /src/shop was never trusted; say --trust."
+            return 409, problem_of("untrusted", detail, 409)
+        self.add(*(task(one["name"]) for one in order["tasks"] if _id(one) not in self.tasks))
+        made = [{"id": _id(one), "name": one["name"], "created": True} for one in order["tasks"]]
+        return 200, {"tasks": made}
+
+    def _events(self, after: int, wait: float) -> Json:
+        with self.news:
+            self.news.wait_for(lambda: len(self.events) > after, timeout=min(wait, 5))
+            return {"events": self.events[after:], "next": max(after, len(self.events))}
+
+    def _sent(self, identity: str, reached: Json) -> Json:
+        via = "hook" if reached["offered_at"] else None
+        return {
+            "id": identity,
+            "task": "t_BACKEND",
+            "priority": "normal",
+            "receipts": reached,
+            "via": via,
+        }
+
+    def _task(
+        self, method: str, identity: str, verb: list[str], query: dict[str, str], body: Any
+    ) -> tuple[int, Any]:
+        match (method, *verb):
+            case ("GET",):
+                return 200, {**self.tasks[identity], "body": "what is wanted", "repo": "/src/shop"}
+            case ("DELETE",):
+                del self.tasks[identity]
+                return 200, {}
+            case ("POST", "stop" | "restart" as what):
+                state = "stopped" if what == "stop" else "idle"
+                self.tasks[identity] = task(self.tasks[identity]["name"], state)
+                return 200, {}
+            case ("POST", "messages"):
+                return 200, self._sent(f"m_{body['key'][:4]}", receipts())
+            case ("GET", "messages"):
+                return 200, self.threads.get(identity, [])
+            case ("GET", "terminal"):
+                return 200, {"socket": "/run/holder.sock"}
+            case ("GET", "log"):
+                lines, after = self.logs.get(identity, []), int(query["after"])
+                upto = min(len(lines), after + 2)
+                return 200, {"lines": lines[after:upto], "next": upto, "ended": after >= upto}
+        return 404, problem_of("not_found", "no such verb", 404)
+
+
+def _id(order: Json) -> str:
+    return f"t_{order['name'].upper()}"
+
+
+def problem_of(code: str, detail: str, status: int) -> Json:
+    """An `application/problem+json` body."""
+    return {"type": "about:blank", "title": code, "status": status, "detail": detail, "code": code}
+
+
+class _Server(ThreadingMixIn, UnixStreamServer):
+    daemon_threads = True
+    request_queue_size = 64
+    worker: FakeWorker
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+
+    def _handle(self) -> None:
+        url = urlsplit(self.path)
+        worker, key = self.server.worker, f"{self.command} {url.path}"
+        worker.headers.append(dict(self.headers))
+        content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = json.loads(content) if content else None
+        if worker.drops.get(key, 0) > 0:
+            worker.drops[key] -= 1
+            worker.asked.append((self.command, url.path, body))
+            self.close_connection = True
+            return
+        status, answer = worker.answer(self.command, url.path, dict(parse_qsl(url.query)), body)
+        text = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    do_GET = do_POST = do_DELETE = _handle
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing: a test's output is read when it fails."""
+
+    def address_string(self) -> str:
+        return "unix"
+
+
+@contextmanager
+def serving(socket: Path) -> Iterator[FakeWorker]:
+    """A fake worker that listens on `socket` until it is told to stop, or to the end."""
+    socket.parent.mkdir(parents=True, exist_ok=True)
+    worker = FakeWorker(socket)
+    with _Server(str(socket), _Handler) as server:
+        server.worker = worker
+        served = threading.Thread(target=server.serve_forever, args=(0.02,))
+        stopper = threading.Thread(target=_stop_when_told, args=(worker, server))
+        served.start()
+        stopper.start()
+        try:
+            yield worker
+        finally:
+            worker.stopping.set()
+            stopper.join()
+            served.join()
+
+
+def _stop_when_told(worker: FakeWorker, server: _Server) -> None:
+    worker.stopping.wait()
+    server.shutdown()
+    server.server_close()
+    worker.socket.unlink(missing_ok=True)
