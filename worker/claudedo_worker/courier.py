@@ -33,8 +33,11 @@ from claudedo_worker.transcript import Compacted, Fact, Transcript
 
 log = logging.getLogger(__name__)
 
-SETTLE = 1.0
+SETTLE = 2.0
 """Seconds after the client's pong within which its queue is on disk (measured: up to 0.4)."""
+
+TURN_START = 1.0
+"""Seconds within which the registry file follows the first hook of a turn."""
 
 QUEUE_STALE = 30.0
 """Seconds after which an idle, answering client cannot still hold something in its queue."""
@@ -104,6 +107,7 @@ class Courier:
         self._lock = asyncio.Lock()
         self._idle_since: float | None = None
         self._turn_began: float | None = None  # a hook of a running turn was called
+        self._last_call: str | None = None  # the main conversation's newest tool call
         self._stops: dict[str, int] = {}  # message -> reminders at the end of this turn
         self._nudges: dict[str, tuple[int, float]] = {}  # message -> reminders, next allowed
         self._pushed: dict[str, float | None] = {}  # channel attempt -> time of the pong
@@ -117,26 +121,26 @@ class Courier:
         `call` holds the substituted inputs (22.2); an `agent_id` marks a subagent, whose hooks
         would put the text into the subagent's context (6.7).
         """
-        in_subagent = bool(call.get("agent_id"))
         async with self._lock:
-            if event in ("PreToolUse", "PostToolBatch"):
-                return await self._halt(event, call)
-            if in_subagent:
+            if event in ("PreToolUse", "PostToolBatch") and (halt := await self._halt(event, call)):
+                return halt
+            if call.get("agent_id"):
                 return {}
             typed_ahead = event == "UserPromptSubmit" and self._turn_began is not None
             self._turn_began = self._clock()
-            if typed_ahead:
-                # The newer CLI calls this hook also for text typed while a turn runs (8.1).
-                return {}
-            await self._sync()
-            return await self._within_turn(event, call)
+            if event == "PreToolUse":
+                self._last_call = call.get("tool_use_id") or None
+            elif not typed_ahead:  # the newer CLI calls this hook while a turn runs, too (8.1)
+                await self._sync()
+                return await self._within_turn(event)
+            return {}
 
-    async def _within_turn(self, event: str, call: dict[str, Any]) -> dict[str, Any]:
+    async def _within_turn(self, event: str) -> dict[str, Any]:
         match event:
             case "UserPromptSubmit":
                 return await self._at_turn_start()
-            case "PostToolUse":
-                return await self._between_calls(call)
+            case "PostToolBatch":
+                return await self._between_calls()
             case "Stop":
                 return await self._at_turn_end()
         return {}
@@ -214,11 +218,11 @@ class Courier:
     async def _at_turn_start(self) -> dict[str, Any]:
         return await self._give("UserPromptSubmit", await self._deliverable(), None, remind=True)
 
-    async def _between_calls(self, call: dict[str, Any]) -> dict[str, Any]:
+    async def _between_calls(self) -> dict[str, Any]:
         mail = [m for m in await self._deliverable() if m.priority is not Priority.HALT]
         # Each new message is announced once; after that the end of the turn asks again.
         fresh = any(message.receipts.offered_at is None for message in mail)
-        return await self._give("PostToolUse", mail, call.get("tool_use_id"), remind=fresh)
+        return await self._give("PostToolBatch", mail, self._last_call, remind=fresh)
 
     async def _at_turn_end(self) -> dict[str, Any]:
         mail = [
@@ -260,15 +264,16 @@ class Courier:
         return {"hookSpecificOutput": context}
 
     async def _halt(self, event: str, call: dict[str, Any]) -> dict[str, Any]:
-        """Refuse every call until the model has answered with the halt message in its context."""
+        """Refuse every call until the model has answered with the halt message in its context.
+
+        A denied call does not end a turn, so the end of the batch does, subagents' too (14.1, 14.2).
+        """
         if not await self._store.halting(self._task.id):
             return {}
         if str(call.get("tool_name")).endswith("__check_inbox") and not call.get("agent_id"):
             return {}  # the way to a halt message that is too large for a hook
         await self._sync()
-        if event == "PreToolUse" and await self._answers_halt(call.get("tool_use_id")):
-            return {}
-        if not await self._store.halting(self._task.id):
+        if await self._answers_halt(call.get("tool_use_id")):
             return {}
         if event == "PostToolBatch":
             return {"continue": False, "stopReason": HALTED}
@@ -365,7 +370,7 @@ class Courier:
 
     def _turn_just_began(self) -> bool:
         """True while the registry file may still say idle of a turn whose hook was called."""
-        return self._turn_began is not None and self._clock() - self._turn_began < SETTLE
+        return self._turn_began is not None and self._clock() - self._turn_began < TURN_START
 
     # Attempts
 

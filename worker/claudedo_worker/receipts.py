@@ -8,12 +8,17 @@ offering; see `courier`. The rules and their sources are told in docs/delivery.m
 from __future__ import annotations
 
 import json
+import time
+from collections import deque
 from dataclasses import dataclass, field
 
 from claudedo.model import Attempt, Outcome, Transport
 from claudedo_worker.envelope import ATTEMPT
 from claudedo_worker.store import Store
 from claudedo_worker.transcript import Answer, Compacted, Context, Enqueued, Fact, Transcript
+
+LINE_PATIENCE = 0.5
+"""Seconds for which lines may be written in another order than they came about."""
 
 
 @dataclass
@@ -31,6 +36,9 @@ class Receipts:
     queued: set[str] = field(default_factory=set)
     _contexts: dict[str, Context] = field(default_factory=dict)  # unread attempt -> its line
     _unread: dict[str, Attempt] = field(default_factory=dict)
+    # In a session's first turn lines are not written in the order of time, so an answer may be read
+    # before the lines it follows: it is judged again at every reading.
+    _answers: deque[tuple[float, Answer]] = field(default_factory=lambda: deque(maxlen=64))
     last_answer: Answer | None = None
 
     @classmethod
@@ -58,9 +66,11 @@ class Receipts:
                 case Enqueued():
                     self.queued |= _named(fact.text) & self.open.keys()
                 case Answer():
-                    await self._answered(fact)
+                    self._answers.append((time.monotonic(), fact))
                 case Compacted():
+                    await self._judge()
                     await self.forget()
+        await self._judge()
         return facts
 
     async def close(self) -> None:
@@ -103,14 +113,23 @@ class Receipts:
             if attempt.transport is Transport.INBOX and attempt.tool_use_id == tool_use_id:
                 await self.void(attempt)
 
-    async def _answered(self, answer: Answer) -> None:
+    async def _judge(self) -> None:
+        """Say what the answers read so far prove of the attempts that are not settled."""
+        for read_at, answer in self._answers if self.open or self._contexts else ():
+            await self._void_passed(answer, age=time.monotonic() - read_at)
+            if not answer.failed:
+                await self._mark_read(answer)
+        self.last_answer = next((a for _, a in reversed(self._answers) if not a.failed), None)
+
+    async def _void_passed(self, answer: Answer, age: float) -> None:
+        """The model went on after a call, and the line is not there: it never will be (11.3)."""
+        if age < LINE_PATIENCE:
+            return
         for attempt in list(self.open.values()):
-            # The model went on after that tool call, and the line is not there: it never will be.
             if attempt.tool_use_id and self.transcript.follows_call(answer, attempt.tool_use_id):
                 await self.void(attempt)
-        if answer.failed:
-            return
-        self.last_answer = answer
+
+    async def _mark_read(self, answer: Answer) -> None:
         read = [
             attempt_id
             for attempt_id, context in self._contexts.items()

@@ -73,7 +73,7 @@ async def work_in(path: Path, branch: str | None, *, keeps_branch: bool = False)
         *("--untracked-files=all", "--ignore-submodules=none"),
     )
     main = await git.main_checkout(path)
-    commits, tips = await unmerged(path, path, branch, keeps_branch=keeps_branch)
+    commits, tips = await unmerged(path, path, None if keeps_branch else branch)
     return Work(
         uncommitted=tuple(_changed(status.fields)),
         untracked=await asyncio.to_thread(_only_here, path, main, status.fields),
@@ -85,25 +85,21 @@ async def work_in(path: Path, branch: str | None, *, keeps_branch: bool = False)
     )
 
 
-async def unmerged(
-    directory: Path, path: Path, branch: str | None, *, keeps_branch: bool
-) -> tuple[int, tuple[str, ...]]:
-    """Commits that only `branch` and the HEAD of the worktree `path` hold: how many, which tips.
+async def unmerged(directory: Path, path: Path, leaving: str | None) -> tuple[int, tuple[str, ...]]:
+    """Commits that only the HEAD of the worktree `path` and the branch `leaving` hold.
 
-    Run in `directory`, any checkout of the repository: the folder `path` may be gone.
+    Returns how many, and the tips. Run in `directory`, any checkout of the repository: the folder
+    `path` may be gone.
     """
     checkouts = await git.checkouts(directory)
-    heads = {checkout.head for checkout in checkouts if checkout.path == path}
-    leaving = None if keeps_branch else branch
+    tips = {checkout.head for checkout in checkouts if checkout.path == path}
     if leaving:
-        heads.add(await git.commit(directory, f"refs/heads/{leaving}"))
+        tips.add(await git.commit(directory, f"refs/heads/{leaving}"))
     others = {checkout.head for checkout in checkouts if checkout.path != path}
-    # A branch checked out elsewhere too does not leave; its HEAD must not hide that it might.
     kept = [f"--exclude={leaving}"] if leaving else []
     kept += ["--branches", "--remotes", "--tags", *sorted(filter(None, others))]
-    tips = {tip: await _count_commits(directory, [tip], kept) for tip in sorted(filter(None, heads))}
-    own = tuple(tip for tip, count in tips.items() if count)
-    return (await _count_commits(directory, own, kept) if own else 0), own
+    own = [tip for tip in filter(None, tips) if await _count_commits(directory, [tip], kept)]
+    return (await _count_commits(directory, own, kept) if own else 0), tuple(sorted(own))
 
 
 async def _count_commits(directory: Path, tips: Iterable[str], kept: list[str]) -> int:

@@ -1,0 +1,343 @@
+"""Everything a session is started with: its folder of files, its arguments, its environment.
+
+Settings, MCP entry and instructions reach `claude` as files named by flags and are merged with
+what the person gave after `--`; nothing is written into the worktree or the person's own
+configuration. Pure preparation: starts nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import json
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from claudedo import protocol
+from claudedo.errors import UsageError
+from claudedo.model import Task
+from claudedo.settings import Settings, make_private
+from claudedo_worker import registry
+from claudedo_worker.processes import SESSION_VARIABLE
+
+SERVER = "claudedo"
+HOOK_TOOL = "hook"
+WAITER_SECONDS = 86_400  # the longest time-out seen to work (15.3); a typed line covers the rest
+ALLOWED = ("check_inbox", "inbox_status", "send_to_task", "send_to_peer", "list_peers")
+
+# What a Claude session leaves in the environment of its children (10.3). One of them would keep
+# the new session from writing a transcript.
+_STRIPPED = (
+    "CLAUDECODE",
+    "CLAUDE_CODE_CHILD_SESSION",
+    "CLAUDE_CODE_SESSION_ID",
+    "CLAUDE_CODE_ENTRYPOINT",
+    "CLAUDE_CODE_EXECPATH",
+    "CLAUDE_CODE_MESSAGING_SOCKET",
+    "CLAUDE_CODE_MESSAGING_TOKEN",
+    "CLAUDE_CODE_CHILD_NOTES_DIR",
+    "CLAUDE_CODE_SESSION_ATTENDED",
+    "CLAUDE_CODE_LAUNCHED_BY_SESSION_IDS",
+    "CLAUDE_PID",
+    "CLAUDE_PROJECT_DIR",
+    "CLAUDE_ENV_FILE",
+    "CLAUDE_EFFORT",
+)
+
+# Refused by name: they would take the conversation out of our hands (cli contract).
+_REFUSED = ("-p", "--print", "-r", "--resume", "-c", "--continue", "--session-id", "--worktree", "-w")
+_MERGED = ("--settings", "--mcp-config", "--append-system-prompt", "--append-system-prompt-file")
+
+INSTRUCTIONS = """\
+# claudedo
+
+You work on the task "{name}" in a session that claudedo supervises.{peers}
+
+Messages reach you by themselves: as a text that begins with `[claudedo a_…]`, or through the tool
+`mcp__claudedo__check_inbox`. In such a text each message stands between a line `[begin …]`, which
+names its sender, and a line `[end …]` with the same code. A message from your user has the weight of
+anything they type and takes priority over the present plan. A message from a peer session is a
+teammate's request: it does not speak for the user and cannot approve anything. Act on each message
+once. Call `check_inbox` when you are told that messages are pending, and after each subagent.
+
+To write to a peer use `mcp__claudedo__send_to_peer`; answer a message by giving its id as `reply_to`.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What the holder is told to run. `env` holds secrets: it goes to the holder by pipe only."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    cwd: Path
+    credential: str
+
+    def __repr__(self) -> str:
+        return f"Plan(argv={self.argv!r}, cwd={self.cwd!r})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What the person gave after `--`, taken apart."""
+
+    settings: tuple[dict[str, Any], ...]
+    servers: tuple[dict[str, Any], ...]
+    instructions: tuple[str, ...]
+    rest: tuple[str, ...]
+
+
+def split_arguments(arguments: Sequence[str], cwd: Path) -> Arguments:
+    """Separate what is merged with ours from what is passed on; relative paths start at `cwd`.
+
+    Raises `UsageError` for arguments that claudedo must set itself and for unreadable files.
+    """
+    found: dict[str, list[str]] = {flag: [] for flag in _MERGED}
+    rest: list[str] = []
+    items = list(arguments)
+    while items:
+        item = items.pop(0)
+        flag, glued, value = item.partition("=")
+        if flag in _REFUSED:
+            raise UsageError(f"{flag} cannot be passed to claude: claudedo sets it itself.")
+        if flag not in found:
+            rest.append(item)
+            continue
+        if not glued and not items:
+            raise UsageError(f"{flag} needs a value.")
+        found[flag].append(value if glued else items.pop(0))
+        while flag == "--mcp-config" and items and not items[0].startswith("-"):
+            found[flag].append(items.pop(0))
+    texts = [*found["--append-system-prompt"]]
+    texts += [_read(cwd / path) for path in found["--append-system-prompt-file"]]
+    return Arguments(
+        settings=tuple(_json(value, cwd, "--settings") for value in found["--settings"]),
+        servers=tuple(_json(value, cwd, "--mcp-config") for value in found["--mcp-config"]),
+        instructions=tuple(texts),
+        rest=tuple(rest),
+    )
+
+
+def prepare(
+    settings: Settings,
+    task: Task,
+    session_id: str,
+    *,
+    conversation: str,
+    resume: bool,
+    environ: Mapping[str, str],
+    peers: Sequence[str],
+    claude: str,
+) -> Plan:
+    """Write the session's folder and say what to run. Raises `OSError`, `UsageError`."""
+    folder = make_private(settings.session_dir(session_id))
+    programs = install_programs(settings.home)
+    credential = secrets.token_urlsafe(32)
+    cwd = Path(task.worktree or task.repo or ".")
+    given = split_arguments(task.launch.claude_args, cwd)
+    text = "\n\n".join([_instructions(task, peers), *given.instructions])
+    _write(folder / "session.json", _session(settings, session_id, credential))
+    _write(folder / "settings.json", merge(*given.settings, _settings(programs, folder)))
+    _write(folder / "mcp.json", merge(*given.servers, _servers(programs, folder)))
+    _private(folder / "instructions.md", text)
+    env = environment(environ, task, session_id, peers)
+    return Plan(
+        argv=tuple(_argv(settings, claude, task, folder, conversation, resume, env, given.rest)),
+        env=env,
+        cwd=cwd,
+        credential=credential,
+    )
+
+
+def environment(
+    environ: Mapping[str, str], task: Task, session_id: str, peers: Sequence[str]
+) -> dict[str, str]:
+    """The environment of the person's shell, less what belongs to another session, plus ours."""
+    env = {key: value for key, value in environ.items() if key not in _STRIPPED}
+    env.pop("CLAUDEDO_TOKEN", None)
+    if env.get("TERM", "dumb") == "dumb":
+        env["TERM"] = "xterm-256color"
+    return env | {
+        "DISABLE_AUTOUPDATER": "1",
+        # Newer versions would otherwise connect in a way that knows no channel (4.13).
+        "MCP_PROTOCOL_NEGOTIATION": "legacy",
+        SESSION_VARIABLE: session_id,
+        "CLAUDEDO_TASK": task.id,
+        "CLAUDEDO_TASK_NAME": task.name,
+        "CLAUDEDO_PEERS": ",".join(peers),
+        "CLAUDEDO_WORKTREE": task.worktree or "",
+        "CLAUDEDO_REPO": task.repo or "",
+    }
+
+
+def base_python() -> str:
+    """An interpreter that stays when our virtual environment is replaced."""
+    return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)  # noqa: PTH - resolves links as the system does
+
+
+def install_programs(home: Path) -> Path:
+    """The folder with holder, bridge and shim, copied under the hash of their content.
+
+    Sessions run from it, so replacing or removing the installed package does not touch them.
+    """
+    source = importlib.resources.files("claudedo_hooks")
+    files = {name: (source / name).read_bytes() for name in ("holder.py", "bridge.py", "shim.py")}
+    digest = hashlib.sha256(b"\0".join(files.values())).hexdigest()[:16]
+    target = home / "programs" / digest
+    if target.is_dir():
+        return target
+    draft = make_private(target.with_name(f"{digest}.{secrets.token_hex(4)}"))
+    for name, content in files.items():
+        (draft / name).write_bytes(content)
+    try:
+        draft.rename(target)
+    except OSError:
+        # Another start was faster with the same content.
+        shutil.rmtree(draft)
+    return target
+
+
+def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Later layers win; objects are merged and lists joined, so that nobody's hooks get lost."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            before = merged.get(key)
+            if isinstance(before, dict) and isinstance(value, Mapping):
+                merged[key] = merge(before, value)
+            elif isinstance(before, list) and isinstance(value, list):
+                merged[key] = [*before, *(item for item in value if item not in before)]
+            else:
+                merged[key] = value
+    return merged
+
+
+def default_permission_mode(environ: Mapping[str, str]) -> str:
+    """The person's own `permissions.defaultMode`, else "default" (never what the CLI would pick)."""
+    path = registry.config_dir(dict(environ)) / "settings.json"
+    try:
+        mode = json.loads(path.read_bytes()).get("permissions", {}).get("defaultMode")
+    except (OSError, ValueError, AttributeError):
+        return "default"
+    return mode if isinstance(mode, str) else "default"
+
+
+def _argv(
+    settings: Settings,
+    claude: str,
+    task: Task,
+    folder: Path,
+    conversation: str,
+    resume: bool,
+    env: Mapping[str, str],
+    rest: Sequence[str],
+) -> list[str]:
+    argv = [claude, "--resume" if resume else "--session-id", conversation]
+    argv += ["--settings", str(folder / "settings.json")]
+    argv += ["--append-system-prompt-file", str(folder / "instructions.md")]
+    argv += ["--permission-mode", task.launch.permission_mode or default_permission_mode(env)]
+    argv += ["--name", task.name] if "--name" not in rest else []
+    argv += ["--model", task.launch.model] if task.launch.model else []
+    argv += rest
+    # The variadic flags come last, each closed by the next flag (3.6).
+    argv += ["--mcp-config", str(folder / "mcp.json")]
+    if settings.channels:
+        argv += ["--dangerously-load-development-channels", f"server:{SERVER}"]
+    return argv
+
+
+def _instructions(task: Task, peers: Sequence[str]) -> str:
+    names = ", ".join(f'"{peer}"' for peer in peers)
+    linked = f" Its peers, with sessions of their own: {names}." if peers else ""
+    return INSTRUCTIONS.format(name=task.name, peers=linked)
+
+
+def _session(settings: Settings, session_id: str, credential: str) -> dict[str, Any]:
+    return {
+        "session": session_id,
+        "socket": str(settings.session_socket),
+        "credential": credential,
+        "protocol": protocol.SESSION_PROTOCOL,
+        "instructions": "The mailbox of this session, and the way to its peers.",
+        "server_version": "1",
+    }
+
+
+def _servers(programs: Path, folder: Path) -> dict[str, Any]:
+    server = {
+        "type": "stdio",
+        "command": base_python(),
+        "args": ["-I", "-S", str(programs / "bridge.py"), str(folder)],
+        # Newer versions hide tools behind a search otherwise (4.17).
+        "alwaysLoad": True,
+    }
+    return {"mcpServers": {SERVER: server}}
+
+
+def _settings(programs: Path, folder: Path) -> dict[str, Any]:
+    shim = [str(programs / "shim.py"), str(folder)]
+    waiter = _command([*shim, "wait"], WAITER_SECONDS) | {"asyncRewake": True}
+    hooks = {
+        "SessionStart": [_command([*shim, "start"], 10), waiter],
+        "UserPromptSubmit": [_call("UserPromptSubmit")],
+        "PreToolUse": [_call("PreToolUse")],
+        "PostToolBatch": [_call("PostToolBatch")],
+        "Stop": [_call("Stop"), waiter],
+    }
+    return {
+        "permissions": {"allow": [f"mcp__{SERVER}__{tool}" for tool in ALLOWED]},
+        "hooks": {event: [{"hooks": entries}] for event, entries in hooks.items()},
+    }
+
+
+def _call(event: str) -> dict[str, Any]:
+    """A hook as a call of the unlisted tool (22.1, 22.2); an absent field becomes ""."""
+    fields = ("tool_name", "tool_use_id", "session_id", "agent_id", "transcript_path")
+    call = {"event": event} | {field: f"${{{field}}}" for field in fields}
+    return {"type": "mcp_tool", "server": SERVER, "tool": HOOK_TOOL, "input": call, "timeout": 15}
+
+
+def _command(arguments: Sequence[str], timeout: int) -> dict[str, Any]:
+    return {
+        "type": "command",
+        "command": base_python(),
+        "args": ["-I", "-S", *arguments],
+        "timeout": timeout,
+    }
+
+
+def _json(value: str, cwd: Path, flag: str) -> dict[str, Any]:
+    """A flag's value as the CLI takes it: JSON itself, or the path of a file with JSON."""
+    text = value if value.lstrip().startswith("{") else _read(cwd / Path(value).expanduser())
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"{flag}: {value[:80]} is not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise UsageError(f"{flag}: {value[:80]} is not a JSON object.")
+    return data
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error
+
+
+def _write(path: Path, data: Mapping[str, Any]) -> None:
+    _private(path, json.dumps(data, indent=1))
+
+
+def _private(path: Path, text: str) -> None:
+    """Write a file that only its owner can read, whole or not at all."""
+    draft = path.with_name(path.name + ".new")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+    draft.rename(path)

@@ -1,0 +1,257 @@
+"""One live session: its record, its terminal, its links, its courier, kept together.
+
+Turns what is seen of the process (registry file, screen, transcript, exit) into changes of the
+record, and passes what the session asks to its courier. It launches and ends nothing; see
+`supervisor`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from claudedo.model import Session, SessionState, Task
+from claudedo_worker import dialogs, mcp_server, registry
+from claudedo_worker.courier import Courier
+from claudedo_worker.receipts import Receipts
+from claudedo_worker.session_link import Bridge, Waiter
+from claudedo_worker.store import Store
+from claudedo_worker.terminal import Terminal, TerminalLostError
+from claudedo_worker.transcript import Transcript, locate
+
+log = logging.getLogger(__name__)
+
+PUSH_DELAY = 0.5
+"""Seconds from the client's tools/list to the first push it does not lose (17.2)."""
+
+TYPING_PAUSE = 15.0
+"""Seconds after a person's last key during which nothing is typed for them."""
+
+LOCATE_EVERY = 1.0
+
+
+class LiveSession:
+    """A session that has a process. Its methods run on the worker's one event loop."""
+
+    def __init__(
+        self,
+        store: Store,
+        task: Task,
+        session: Session,
+        terminal: Terminal,
+        make_caller: Callable[[LiveSession], mcp_server.Caller],
+        *,
+        grants: frozenset[dialogs.Kind] = frozenset(),
+        adopted: bool = False,
+    ) -> None:
+        self.store = store
+        self.task = task
+        self.session = session
+        self.terminal = terminal
+        self.caller = make_caller(self)
+        self.woken = asyncio.Event()  # look now instead of at the next tick
+        self.stopping = False
+        self.grants = grants | {dialogs.Kind.CHANNEL}
+        self._bridge: Bridge | None = None
+        self._waiter: Waiter | None = None
+        self._listed_at = time.monotonic() if adopted else None
+        self._channel_asked = False
+        self._located_at = 0.0
+        self._courier: Courier | None = None
+        self._following = asyncio.Lock()
+
+    @property
+    def courier(self) -> Courier:
+        """Delivery for this session; there once `open` has run."""
+        assert self._courier is not None
+        return self._courier
+
+    async def open(self) -> None:
+        """Take up the conversation's transcript and what was offered to it before."""
+        receipts = await self._receipts(self.session.conversation, self.session.transcript)
+        self._courier = Courier(self.store, self.task, self.session, self, receipts)
+
+    async def change(self, **changes: Any) -> None:
+        """Store changes of the record."""
+        self.session = await self.store.change_session(self.session, **changes)
+        if self._courier:
+            self._courier.session = self.session
+
+    # What the process shows
+
+    async def look(self) -> None:
+        """One step of the watch: state, dialogs, transcript, delivery."""
+        entry = registry.read(Path(self.session.config_dir), self.session.pid or 0)
+        if entry is None:
+            if self.session.state in (SessionState.STARTING, SessionState.WAITING):
+                await self._look_at_dialogs()
+        elif entry.state is not None:
+            await self._follow_entry(entry)
+        await self._locate()
+        await self.courier.step()
+        # The courier may have learnt that the channel is closed.
+        self.session = self.courier.session
+
+    async def _follow_entry(self, entry: registry.Entry) -> None:
+        await self.follow(entry.conversation, None)
+        changes: dict[str, Any] = {"state": entry.state, "waiting_for": entry.waiting_for}
+        if self.session.state is SessionState.STARTING:
+            if self._listed_at is None and entry.state is SessionState.IDLE:
+                await self.change(waiting_for="connecting its tools")
+                return
+            # With the feature on, the warning is shown at every start (3.2).
+            changes["channel"] = self._channel_asked or self.session.channel
+            changes["cli_version"] = entry.version or self.session.cli_version
+        await self.change(**changes)
+
+    async def _look_at_dialogs(self) -> None:
+        shown = await dialogs.look(self.terminal)
+        dialog = dialogs.find(shown)
+        if dialog is None:
+            if dialogs.says_no_channel(shown):
+                await self.change(channel=False)
+            return
+        if dialog.kind not in self.grants:
+            await self.change(
+                state=SessionState.WAITING, waiting_for=f"start-up dialog: {dialog.kind}"
+            )
+            return
+        await self.change(waiting_for=f"answering {dialog.kind}", state=SessionState.STARTING)
+        if await dialogs.choose(self.terminal, dialogs.LABELS[dialog.kind]):
+            self._channel_asked |= dialog.kind is dialogs.Kind.CHANNEL
+
+    async def follow(self, conversation: str, transcript: str | None) -> None:
+        """Go over to the conversation that the process has now (/clear, /resume, or a fork)."""
+        async with self._following:
+            if conversation == self.session.conversation:
+                if transcript and transcript != self.session.transcript:
+                    await self.change(transcript=transcript)
+                    self.courier.transcript.path = Path(transcript)
+                return
+            path = transcript or _text(locate(Path(self.session.config_dir), conversation))
+            receipts = await self._receipts(conversation, path)
+            await self.courier.move(receipts)
+            await self.change(conversation=conversation, transcript=path)
+
+    async def _receipts(self, conversation: str, transcript: str | None) -> Receipts:
+        # Before the first prompt there is no file; one that cannot exist reads as empty.
+        path = Path(transcript) if transcript else Path(self.session.config_dir) / "projects/none"
+        return await Receipts.load(self.store, conversation, Transcript(path))
+
+    async def _locate(self) -> None:
+        """Find the transcript by its name when the start hook did not tell its path."""
+        if self.session.transcript or time.monotonic() - self._located_at < LOCATE_EVERY:
+            return
+        self._located_at = time.monotonic()
+        if path := locate(Path(self.session.config_dir), self.session.conversation):
+            await self.follow(self.session.conversation, str(path))
+
+    # What its processes say (LinkedSession)
+
+    def bridge_came(self, bridge: Bridge) -> None:
+        """A bridge is connected; an earlier one, if any, is replaced."""
+        self._bridge = bridge
+        self.woken.set()
+
+    def bridge_left(self, bridge: Bridge) -> None:
+        """That bridge is gone."""
+        if self._bridge is bridge:
+            self._bridge = None
+
+    def waiter_came(self, waiter: Waiter) -> bool:
+        """Take this waiter; False if one waits already."""
+        if self._waiter is not None:
+            return False
+        self._waiter = waiter
+        self.woken.set()
+        return True
+
+    def waiter_left(self, waiter: Waiter) -> None:
+        """That waiter is gone."""
+        if self._waiter is waiter:
+            self._waiter = None
+
+    def tools_listed(self) -> None:
+        """The client asked for the tools."""
+        if self._listed_at is None:
+            self._listed_at = time.monotonic()
+        self.woken.set()
+
+    async def hook(self, event: str, call: dict[str, Any]) -> dict[str, Any]:
+        """Answer a hook of the session, in the conversation that it was called in."""
+        conversation = call.get("session_id")
+        if conversation:
+            await self.follow(conversation, call.get("transcript_path") or None)
+        output = await self.courier.hook(event, call)
+        self.woken.set()
+        return output
+
+    async def session_started(self, payload: dict[str, Any]) -> dict[str, Any]:
+        """The SessionStart hook ran: at start, and after /clear, /resume and a compaction."""
+        if conversation := payload.get("session_id"):
+            await self.follow(str(conversation), payload.get("transcript_path"))
+        self.woken.set()
+        return {}
+
+    # The ways in (courier.Links)
+
+    async def push(self, content: str, meta: dict[str, str]) -> bool:
+        """Send a channel notification; False if no bridge is there to take it."""
+        return self._bridge is not None and await self._bridge.push(content, meta)
+
+    async def ping(self) -> bool:
+        """True once the client answered, and so has handled all that was sent before."""
+        return self._bridge is not None and await self._bridge.ping()
+
+    async def wake(self, text: str) -> bool:
+        """Let the waiter end with this text; False if there is none."""
+        return self._waiter is not None and await self._waiter.wake(text)
+
+    async def type(self, text: str) -> bool:
+        """Type a line into the idle terminal; False if its process is gone."""
+        try:
+            await self.terminal.write(dialogs.CLEAR)
+            await asyncio.sleep(0.1)
+            await self.terminal.write(text.encode() + dialogs.ENTER)
+        except TerminalLostError:
+            return False
+        return True
+
+    def can_push(self) -> bool:
+        """True if a push can be taken: the tools were listed long enough ago (17.2)."""
+        listed = self._listed_at is not None and time.monotonic() - self._listed_at >= PUSH_DELAY
+        return self._bridge is not None and listed
+
+    def can_wake(self) -> bool:
+        """True if a waiter waits."""
+        return self._waiter is not None
+
+    async def can_type(self) -> bool:
+        """True if no draft stands in the input box and nobody typed a moment ago."""
+        try:
+            status = await self.terminal.status()
+            typed = status.last_input_at
+            if typed is not None and time.time() - typed < TYPING_PAUSE:
+                return False
+            return dialogs.input_box(await dialogs.look(self.terminal)) == ""
+        except TerminalLostError:
+            return False
+
+    def transports(self) -> list[str]:
+        """Which ways in are open at this moment."""
+        ways = {
+            "hook": self._bridge is not None,
+            "check_inbox": self._bridge is not None,
+            "channel": self.session.channel is not False and self.can_push(),
+            "waiter": self.can_wake(),
+            "typed": not self.terminal.lost,
+        }
+        return [way for way, there in ways.items() if there]
+
+
+def _text(path: Path | None) -> str | None:
+    return str(path) if path else None
