@@ -40,6 +40,12 @@ class RefusedError(ClaudedoError):
     code = "refused"
 
 
+class UntrustedError(RefusedError):
+    """The person never told Claude Code to trust this repository."""
+
+    code = "untrusted"
+
+
 class ConflictError(ClaudedoError):
     """The present state does not allow it."""
 
@@ -84,6 +90,7 @@ KINDS: dict[str, type[ClaudedoError]] = {
         NotFoundError,
         AmbiguousError,
         RefusedError,
+        UntrustedError,
         ConflictError,
         TimedOutError,
         UnauthorizedError,

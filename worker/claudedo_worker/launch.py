@@ -21,7 +21,7 @@ from typing import Any
 
 from claudedo import protocol
 from claudedo.errors import UsageError
-from claudedo.model import Task
+from claudedo.model import Session, Task
 from claudedo.settings import Settings, make_private
 from claudedo_worker import registry
 from claudedo_worker.processes import SESSION_VARIABLE
@@ -142,17 +142,34 @@ def prepare(
     cwd = Path(task.worktree or task.repo or ".")
     given = split_arguments(task.launch.claude_args, cwd)
     text = "\n\n".join([_instructions(task, peers), *given.instructions])
-    _write(folder / "session.json", _session(settings, session_id, credential))
+    mode = task.launch.permission_mode or default_permission_mode(environ)
+    words = {"claude": claude, "permission_mode": mode}
+    _write(folder / "session.json", _session(settings, session_id, credential) | words)
     _write(folder / "settings.json", merge(*given.settings, _settings(programs, folder)))
     _write(folder / "mcp.json", merge(*given.servers, _servers(programs, folder)))
     _private(folder / "instructions.md", text)
     env = environment(environ, task, session_id, peers)
     return Plan(
-        argv=tuple(_argv(settings, claude, task, folder, conversation, resume, env, given.rest)),
+        argv=(
+            claude,
+            "--resume" if resume else "--session-id",
+            conversation,
+            *_flags(settings, task, folder, mode, given.rest),
+        ),
         env=env,
         cwd=cwd,
         credential=credential,
     )
+
+
+def resumed(settings: Settings, task: Task, session: Session, *, resume: bool) -> list[str]:
+    """The arguments to go on in the same holder, with the files that the session began with."""
+    cwd = Path(task.worktree or task.repo or ".")
+    rest = split_arguments(task.launch.claude_args, cwd).rest
+    folder = settings.session_dir(session.id)
+    words = json.loads((folder / "session.json").read_bytes())
+    how = ["--resume" if resume else "--session-id", session.conversation]
+    return [words["claude"], *how, *_flags(settings, task, folder, words["permission_mode"], rest)]
 
 
 def environment(
@@ -228,20 +245,12 @@ def default_permission_mode(environ: Mapping[str, str]) -> str:
     return mode if isinstance(mode, str) else "default"
 
 
-def _argv(
-    settings: Settings,
-    claude: str,
-    task: Task,
-    folder: Path,
-    conversation: str,
-    resume: bool,
-    env: Mapping[str, str],
-    rest: Sequence[str],
+def _flags(
+    settings: Settings, task: Task, folder: Path, permission_mode: str, rest: Sequence[str]
 ) -> list[str]:
-    argv = [claude, "--resume" if resume else "--session-id", conversation]
-    argv += ["--settings", str(folder / "settings.json")]
+    argv = ["--settings", str(folder / "settings.json")]
     argv += ["--append-system-prompt-file", str(folder / "instructions.md")]
-    argv += ["--permission-mode", task.launch.permission_mode or default_permission_mode(env)]
+    argv += ["--permission-mode", permission_mode]
     argv += ["--name", task.name] if "--name" not in rest else []
     argv += ["--model", task.launch.model] if task.launch.model else []
     argv += rest

@@ -83,9 +83,12 @@ def hashed(credential: str) -> str:
 class SessionServer:
     """Listens on `session.sock`."""
 
-    def __init__(self, path: Path, find: Find, credential_of: CredentialOf) -> None:
+    def __init__(
+        self, path: Path, find: Find, expected: Callable[[str], bool], credential_of: CredentialOf
+    ) -> None:
         self._path = path
         self._find = find
+        self._expected = expected
         self._credential_of = credential_of
         self._server: asyncio.Server | None = None
         self._peers: set[asyncio.Task[None]] = set()
@@ -152,6 +155,8 @@ class SessionServer:
         if kept is None or not hmac.compare_digest(kept, hashed(shown)):
             raise UnauthorizedError("This session is not known to claudedo any more.")
         session = self._find(session_id)
+        if session is None and self._expected(session_id):
+            raise ConnectionResetError("the session is being taken up; the peer tries again")
         if session is None:
             raise UnauthorizedError("This session has ended; start it again with `claudedo restart`.")
         return hello, session

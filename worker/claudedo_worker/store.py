@@ -172,6 +172,11 @@ class Store:
         self._tell([event])
         return changed
 
+    async def set_credential(self, session_id: str, hashed: str) -> None:
+        """Keep the hash of the credential that a session's processes will show."""
+        async with self._db.transaction():
+            await self._db.run("set_credential", {"id": session_id, "credential": hashed})
+
     async def session(self, session_id: str) -> Session:
         """One session. Raises `NotFoundError`."""
         if row := await self._db.one("session", id=session_id):

@@ -403,8 +403,8 @@ def _supported(control: re.Match[str]) -> str:
     private, parameters, between, final = control.groups()
     if between or private in {"<", "=", ">"}:
         return ""
-    if private:
-        return _private(parameters, final)
+    if private and final not in "JK":
+        return _modes(parameters, final)
     if final == "m":
         attributes = _attributes(parameters)
         return f"\x1b[{attributes}m" if attributes else ""
@@ -412,15 +412,16 @@ def _supported(control: re.Match[str]) -> str:
         return "\x1b7" if final == "s" else "\x1b8"
     if final not in PARAMETERS:
         return ""
-    return f"\x1b[{';'.join(parameters.split(';')[: PARAMETERS[final]])}{final}"
+    parameters = ";".join(re.split("[:;]", parameters)[: PARAMETERS[final]])
+    if final == "J" and parameters == "3":
+        return ""  # clears what has scrolled away; pyte would clear the screen
+    return f"\x1b[{parameters}{final}"
 
 
-def _private(parameters: str, final: str) -> str:
-    if final in "JK":
-        return f"\x1b[{parameters}{final}"
-    modes = set(parameters.split(";"))
+def _modes(parameters: str, final: str) -> str:
     if final not in "hl":
         return ""
+    modes = set(parameters.split(";"))
     cleared = "\x1b[2J\x1b[H" if modes & ALTERNATE_SCREENS else ""
     return cleared + "".join(f"\x1b[?{mode}{final}" for mode in sorted(modes & PRIVATE_MODES))
 

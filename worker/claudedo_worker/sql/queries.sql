@@ -75,6 +75,9 @@ SELECT * FROM sessions WHERE id = :id;
 -- session_credential: The hash of the credential that a session's processes show
 SELECT credential FROM sessions WHERE id = :id;
 
+-- set_credential: Keep the hash of a session's credential
+UPDATE sessions SET credential = :credential WHERE id = :id;
+
 -- latest_session: The newest session of a task
 SELECT * FROM sessions WHERE task_id = :task_id ORDER BY started_at DESC, id DESC LIMIT 1;
 

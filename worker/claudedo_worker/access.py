@@ -1,0 +1,161 @@
+"""Who is asking: the person, one of our sessions, or nobody. The worker's outermost door.
+
+Looks at the connection (which socket, which process), the cookie, Host and Origin, and leaves the
+answer in the ASGI scope. What each kind may do stands beside each route; see `api`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import socket
+import struct
+import sys
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from enum import StrEnum
+from http.cookies import SimpleCookie
+from typing import Any
+from urllib.parse import urlsplit
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from claudedo_worker import processes
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+KEY = "claudedo.access"
+COOKIE_DAYS = 30
+LINK_SECONDS = 60.0
+_UNIX = "unix"
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+
+
+class Kind(StrEnum):
+    """The kinds of credential."""
+
+    PERSON = "person"  #: the 0600 unix socket
+    PAGE = "page"  #: the cookie, got through a one-time link
+    SESSION = "session"  #: a process below one of our sessions, whatever socket it uses
+    NOBODY = "nobody"  #: none
+
+
+@dataclass(frozen=True)
+class Access:
+    """Whose request it is. `session_id` is set for kind SESSION."""
+
+    kind: Kind
+    session_id: str | None = None
+
+
+class PeerProtocol(H11Protocol):
+    """Tells the application which process is at the other end of a unix socket."""
+
+    def connection_made(self, transport: Any) -> None:
+        """Note the peer's pid as the client's "port"."""
+        super().connection_made(transport)
+        connection = transport.get_extra_info("socket")
+        if connection is not None and connection.family == socket.AF_UNIX:
+            self.client = (_UNIX, peer_pid(connection))
+
+
+def peer_pid(connection: Any) -> int:
+    """The process at the other end of a unix socket; 0 if the system does not tell."""
+    if sys.platform == "darwin":
+        level, option, size = 0, 0x002, struct.calcsize("i")  # SOL_LOCAL, LOCAL_PEERPID
+    else:
+        level, option, size = socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
+    try:
+        return int(struct.unpack_from("i", connection.getsockopt(level, option, size))[0])
+    except OSError:
+        return 0
+
+
+class Door:
+    """Makes and checks page credentials, and wraps the application."""
+
+    def __init__(self, app: App, secret: str, worker_id: str) -> None:
+        self._app = app
+        self._secret = secret.encode()
+        self.cookie_name = f"claudedo_{worker_id}"
+        self._links: dict[str, float] = {}
+
+    def new_link(self) -> str:
+        """A one-time token for the page, good for a minute."""
+        token = secrets.token_urlsafe(24)
+        self._links[token] = time.monotonic() + LINK_SECONDS
+        return token
+
+    def redeem(self, token: str) -> str | None:
+        """Trade a one-time token for a cookie's value; None if it is unknown, used or too old."""
+        expires = self._links.pop(token, 0.0)
+        if expires < time.monotonic():
+            return None
+        until = int(time.time()) + COOKIE_DAYS * 86_400
+        nonce = secrets.token_urlsafe(12)
+        return f"{until}.{nonce}.{self._sign(f'{until}.{nonce}')}"
+
+    def _sign(self, text: str) -> str:
+        return hmac.new(self._secret, text.encode(), hashlib.sha256).hexdigest()
+
+    def _valid(self, cookie: str) -> bool:
+        text, _, signature = cookie.rpartition(".")
+        until = text.partition(".")[0]
+        if not until.isdigit() or int(until) < time.time():
+            return False
+        return hmac.compare_digest(signature, self._sign(text))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI: refuse foreign Hosts and Origins, say who asks, go on."""
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
+        on_unix = (scope.get("client") or ("", 0))[0] == _UNIX
+        if not on_unix and (refusal := _foreign(headers)):
+            await _refuse(scope, receive, send, refusal)
+            return
+        scope[KEY] = self._access(scope, headers, on_unix=on_unix)
+        await self._app(scope, receive, send)
+
+    def _access(self, scope: Scope, headers: dict[str, str], *, on_unix: bool) -> Access:
+        if on_unix:
+            pid = scope["client"][1]
+            marks = processes.ancestors_sessions(pid) if pid and pid != os.getpid() else set()
+            if marks:
+                return Access(Kind.SESSION, min(marks))
+            return Access(Kind.PERSON)
+        cookie = SimpleCookie(headers.get("cookie", "")).get(self.cookie_name)
+        if cookie and self._valid(cookie.value):
+            return Access(Kind.PAGE)
+        return Access(Kind.NOBODY)
+
+
+def _foreign(headers: dict[str, str]) -> str | None:
+    """Why a request on the port is none of ours: DNS rebinding, or another site's page."""
+    host = headers.get("host", "")
+    if (urlsplit(f"//{host}").hostname or "") not in _LOOPBACK:
+        return "This address is not served here."
+    origin = headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != host:
+        return "Requests from other sites are refused."
+    return None
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send, detail: str) -> None:
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    body = {"type": "about:blank", "title": "Forbidden", "status": 403, "detail": detail}
+    data = json.dumps(body | {"code": "forbidden"}).encode()
+    headers = [(b"content-type", b"application/problem+json")]
+    await send({"type": "http.response.start", "status": 403, "headers": headers})
+    await send({"type": "http.response.body", "body": data})

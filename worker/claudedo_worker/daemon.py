@@ -1,0 +1,234 @@
+"""The life of the worker: take the lock, open the store, take up the sessions, serve, let go.
+
+One per state directory: whoever holds the lock file is it. Dying at any point is safe; the next
+one takes up what is stored and what still runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+
+import socketio
+import uvicorn
+
+from claudedo.errors import ClaudedoError, ConflictError, RefusedError
+from claudedo.model import now
+from claudedo.settings import Settings, make_private
+from claudedo_worker import api
+from claudedo_worker.access import Door, PeerProtocol, Receive, Scope, Send
+from claudedo_worker.bus import Bus
+from claudedo_worker.database import Database
+from claudedo_worker.live import LiveSession
+from claudedo_worker.mailbox import Mailbox, SessionCaller
+from claudedo_worker.realtime import Realtime
+from claudedo_worker.session_link import SessionServer
+from claudedo_worker.store import Store
+from claudedo_worker.supervisor import Supervisor
+from claudedo_worker.tasks import Tasks
+
+log = logging.getLogger(__name__)
+
+HOST = "127.0.0.1"
+
+
+class AlreadyRunningError(ClaudedoError):
+    """Another worker serves this state directory."""
+
+
+class Server(uvicorn.Server):
+    """Serves on sockets that are given, and leaves signals to the daemon."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Nothing: the daemon decides when to stop."""
+        yield
+
+
+async def run(settings: Settings) -> None:
+    """Serve until told to stop. Raises `AlreadyRunningError`, and errors that name what to do."""
+    _make_home(settings)
+    with _lock(settings.lock):
+        await _serve(settings)
+
+
+async def _serve(settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        database = await Database.open(settings.database)
+        stack.push_async_callback(database.close)
+        bus = Bus()
+        store = Store(database, bus.publish)
+        bus.last = await store.last_event()
+        port = await _port(settings, store)
+        stack.callback(port.close)
+        mailbox = Mailbox(store)
+
+        def make_caller(live: LiveSession) -> SessionCaller:
+            return SessionCaller(store, mailbox, live)
+
+        supervisor = Supervisor(settings, store, make_caller)
+        bus.subscribe(supervisor.notice)
+        context = api.Context(
+            store=store,
+            bus=bus,
+            tasks=Tasks(settings, store, supervisor, mailbox),
+            mailbox=mailbox,
+            supervisor=supervisor,
+            version=metadata.version("claudedo"),
+            stop=stop.set,
+            url=f"http://{HOST}:{port.getsockname()[1]}",
+        )
+        realtime = Realtime(store, bus, mailbox)
+        door = await _door(store, context, realtime)
+        await supervisor.recover()
+        stack.push_async_callback(supervisor.close)
+        links = SessionServer(
+            settings.session_socket, supervisor.find, supervisor.expected, store.session_credential
+        )
+        await links.start()
+        stack.push_async_callback(links.stop)
+        await realtime.start()
+        stack.push_async_callback(realtime.stop)
+        own = _unix_socket(settings.worker_socket)
+        stack.callback(settings.worker_socket.unlink, missing_ok=True)
+        server = Server(_config(door))
+        serving = asyncio.create_task(server.serve([port, own]))
+        _announce(settings, context)
+        stack.callback(settings.worker_file.unlink, missing_ok=True)
+        log.info("serving", extra={"action": "serving", "url": context.url})
+        await asyncio.wait(
+            [serving, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED
+        )
+        server.should_exit = True
+        await serving
+
+
+async def _door(store: Store, context: api.Context, realtime: Realtime) -> Door:
+    """The application behind its door. Its secret is kept, so cookies outlive the worker."""
+    secret = await store.note("page_secret")
+    if secret is None:
+        secret = secrets.token_hex(32)
+        await store.set_note("page_secret", secret)
+    worker_id = await store.note("worker_id")
+    if worker_id is None:
+        worker_id = secrets.token_hex(4)
+        await store.set_note("worker_id", worker_id)
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await inner(scope, receive, send)
+
+    door = Door(application, secret, worker_id)
+    inner = socketio.ASGIApp(realtime.server, api.build(replace(context, door=door)))
+    return door
+
+
+def _config(door: Door) -> uvicorn.Config:
+    return uvicorn.Config(
+        door,
+        http=PeerProtocol,
+        ws="wsproto",
+        loop="asyncio",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=1,
+        h11_max_incomplete_event_size=64 * 1024,
+    )
+
+
+def _make_home(settings: Settings) -> None:
+    try:
+        make_private(settings.home)
+        make_private(settings.run)
+        make_private(settings.home / "sessions")
+        make_private(settings.home / "programs")
+    except OSError as error:
+        raise RefusedError(
+            f"{settings.home} cannot be used: {error.strerror}. Set CLAUDEDO_HOME to a folder "
+            "that you can write to."
+        ) from error
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold the lock file; the system releases it when this process ends, however it ends."""
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise AlreadyRunningError from error
+        yield
+
+
+async def _port(settings: Settings, store: Store) -> socket.socket:
+    """The configured port, or the one of the last run, or any that is free."""
+    kept = await store.note("port")
+    wanted = settings.port or int(kept or 0)
+    bound = _bind(wanted)
+    if bound is None and settings.port:
+        raise ConflictError(
+            f"Port {settings.port} is taken by another program; change `port` in "
+            f"{settings.config_file}, or remove it to use any free one."
+        )
+    if bound is None:
+        log.warning("the port of the last run is taken", extra={"action": "port", "port": wanted})
+        bound = _bind(0)
+    if bound is None:
+        raise ConflictError("No port can be opened on the loopback interface.")
+    await store.set_note("port", str(bound.getsockname()[1]))
+    return bound
+
+
+def _bind(port: int) -> socket.socket | None:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((HOST, port))
+        # At once: until it listens, another program may take the port from under us.
+        listener.listen(128)
+    except OSError:
+        listener.close()
+        return None
+    listener.setblocking(False)
+    return listener
+
+
+def _unix_socket(path: Path) -> socket.socket:
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    previous = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(previous)
+    listener.listen(128)
+    listener.setblocking(False)
+    return listener
+
+
+def _announce(settings: Settings, context: api.Context) -> None:
+    word = {
+        "pid": os.getpid(),
+        "url": context.url,
+        "version": context.version,
+        "started_at": now(),
+    }
+    draft = settings.worker_file.with_suffix(".new")
+    draft.write_text(json.dumps(word))
+    draft.rename(settings.worker_file)

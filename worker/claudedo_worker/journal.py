@@ -1,0 +1,72 @@
+"""A conversation as a person reads it: what was said, which tools were called, what they gave."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+LONGEST = 2_000  # characters of one tool result that are shown
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing that happened. `role` is "user", "assistant", "tool" or "error"."""
+
+    role: str
+    text: str
+
+
+def read(path: Path, after: int) -> tuple[list[Entry], int]:
+    """The entries after byte `after` of a transcript, and where to go on."""
+    try:
+        with path.open("rb") as file:
+            file.seek(after)
+            data = file.read()
+    except FileNotFoundError:
+        return [], after
+    whole = data[: data.rfind(b"\n") + 1]
+    entries = [entry for line in whole.splitlines() for entry in _entries(line)]
+    return entries, after + len(whole)
+
+
+def _entries(line: bytes) -> list[Entry]:
+    try:
+        data = json.loads(line)
+    except ValueError:
+        return []
+    if not isinstance(data, dict) or data.get("isSidechain"):
+        return []
+    if data.get("type") == "attachment":
+        return _attachment(data.get("attachment") or {})
+    if data.get("type") not in ("user", "assistant"):
+        return []
+    content = (data.get("message") or {}).get("content")
+    blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
+    role = "error" if data.get("isApiErrorMessage") else data["type"]
+    return [entry for block in blocks if (entry := _block(role, block))]
+
+
+def _attachment(attachment: dict[str, Any]) -> list[Entry]:
+    if attachment.get("type") == "hook_additional_context":
+        return [Entry("user", str(text)) for text in attachment.get("content") or []]
+    if attachment.get("type") == "queued_command":
+        return [Entry("user", str(attachment.get("prompt")))]
+    return []
+
+
+def _block(role: str, block: Any) -> Entry | None:
+    if not isinstance(block, dict):
+        return None
+    if block.get("type") == "text" and block.get("text", "").strip():
+        return Entry(role, block["text"].strip())
+    if block.get("type") == "tool_use":
+        given = json.dumps(block.get("input"), ensure_ascii=False)
+        return Entry("tool", f"{block.get('name')} {given}"[:LONGEST])
+    if block.get("type") == "tool_result":
+        content = block.get("content")
+        parts = content if isinstance(content, list) else [{"text": content}]
+        text = "\n".join(str(part.get("text", "")) for part in parts if isinstance(part, dict))
+        return Entry("error" if block.get("is_error") else "tool", text[:LONGEST])
+    return None

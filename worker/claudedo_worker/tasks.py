@@ -1,0 +1,334 @@
+"""The life of a task: created, linked, started, stopped, started again, removed.
+
+Everything that can be checked is checked before anything is made. Orders go down to the
+supervisor; nothing here looks at a process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from claudedo.errors import (
+    AmbiguousError,
+    ConflictError,
+    NotFoundError,
+    RefusedError,
+    UntrustedError,
+    UsageError,
+)
+from claudedo.model import Assignee, Launch, Task, TaskStatus, Workspace, check_name, new_id, now
+from claudedo.settings import Settings
+from claudedo_worker import claude_binary, git, launch, registry, worktree
+from claudedo_worker.claude_binary import Claude
+from claudedo_worker.dialogs import Kind
+from claudedo_worker.mailbox import Mailbox
+from claudedo_worker.store import Store
+from claudedo_worker.supervisor import Order, Supervisor
+from claudedo_worker.work import work_in
+from claudedo_worker.worktree import WorktreePlan
+
+BYPASS = "bypassPermissions"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """One task of a `start`: its name, its own directory, and what to say to it first."""
+
+    name: str
+    dir: str | None = None
+    prompt: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartRequest:
+    """A whole `start`, as the command line sends it."""
+
+    cwd: str
+    tasks: tuple[Wanted, ...]
+    env: Mapping[str, str] = field(repr=False)
+    base: str | None = None
+    branch: str | None = None
+    here: bool = False
+    worktree: str | None = None
+    links: tuple[str, ...] = ()
+    no_link: bool = False
+    trust: bool = False
+    permission_mode: str | None = None
+    model: str | None = None
+    claude_args: tuple[str, ...] = ()
+    workspace: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A task of a `start` that passed every check: existing, or about to be made."""
+
+    wanted: Wanted
+    task: Task
+    plan: WorktreePlan | None
+    exists: bool
+    live: bool
+
+
+class Tasks:
+    """What can be done with tasks."""
+
+    def __init__(
+        self, settings: Settings, store: Store, supervisor: Supervisor, mailbox: Mailbox
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._supervisor = supervisor
+        self._mailbox = mailbox
+        self._starting = asyncio.Lock()
+
+    async def resolve(
+        self, target: str, *, cwd: str | None = None, workspace: str | None = None
+    ) -> Task:
+        """The task that a person means: name, workspace/name, or the beginning of an id.
+
+        The workspace of `cwd` wins, then a unique match anywhere. Raises `NotFoundError`,
+        `AmbiguousError` with the candidates.
+        """
+        tasks = await self._store.tasks()
+        if workspace:
+            await self._named_workspace(workspace)
+            tasks = [task for task in tasks if task.workspace == workspace]
+        found = [t for t in tasks if target in (t.id, t.name, f"{t.workspace}/{t.name}")]
+        if len(found) > 1 and cwd and (here := await self._workspace_of(cwd)):
+            found = [task for task in found if task.workspace_id == here.id] or found
+        if not found and len(target) >= 4:
+            found = [t for t in tasks if t.id.lower().startswith(target.lower())]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = ", ".join(f"{task.workspace}/{task.name}" for task in found)
+            raise AmbiguousError(f"{target!r} could be: {names}.")
+        known = ", ".join(sorted({task.name for task in tasks})) or "none yet"
+        raise NotFoundError(f"There is no task {target!r}; there are: {known}.")
+
+    async def start(self, request: StartRequest) -> list[Draft]:
+        """Create what does not exist, link, and launch; returns once all is on its way."""
+        async with self._starting:
+            return await self._start(request)
+
+    async def _start(self, request: StartRequest) -> list[Draft]:
+        _check_request(request)
+        claude = await claude_binary.find(self._settings.claude, request.env)
+        launch.split_arguments(request.claude_args, Path(request.cwd))
+        extra = [
+            await self.resolve(link, cwd=request.cwd, workspace=request.workspace)
+            for link in request.links
+        ]
+        drafts = [await self._draft(request, wanted) for wanted in request.tasks]
+        self._check_trust(request, drafts)
+        for draft in drafts:
+            if not draft.exists:
+                await self._store.add_task(draft.task)
+        await self._link(request, [draft.task for draft in drafts], extra)
+        for draft in drafts:
+            if draft.wanted.prompt:
+                await self._mailbox.send(draft.task, draft.wanted.prompt, sender=None, key=None)
+        for draft in drafts:
+            if not draft.live:
+                await self._launch(draft.task, draft.plan, request, claude)
+        return drafts
+
+    async def stop(self, task: Task) -> bool:
+        """End a task's session; False if none runs."""
+        return await self._supervisor.stop(task.id)
+
+    async def restart(self, task: Task, environ: Mapping[str, str]) -> None:
+        """Go on with the same conversation in a new process; a running one is ended first."""
+        claude = await claude_binary.find(self._settings.claude, environ)
+        await self._supervisor.stop(task.id)
+        plan = await self._lost_worktree(task)
+        request = StartRequest(cwd=task.repo or ".", tasks=(Wanted(name=task.name),), env=environ)
+        await self._launch(task, plan, request, claude)
+
+    async def remove(self, task: Task, *, force: bool) -> str:
+        """Remove a task with its worktree and branch; never work of its own unless `force`.
+
+        Returns a sentence about what was done. Raises `RefusedError` naming what would be lost.
+        """
+        summary = f"Removed {task.name}."
+        if task.made_worktree and task.worktree and task.repo and not force:
+            work = await work_in(Path(task.worktree), task.branch)
+            if work:
+                raise RefusedError(
+                    f"{task.worktree} holds {work.summary()}, which would be lost; save it, "
+                    "or use --force."
+                )
+        await self._supervisor.stop(task.id)
+        if task.made_worktree and task.worktree and task.repo:
+            removal = await worktree.remove_worktree(
+                Path(task.worktree), task.branch, Path(task.repo), force=force, made_branch=True
+            )
+            summary = removal.summary()
+        await self._store.remove_task(task)
+        return summary
+
+    async def link(self, one: Task, other: Task) -> None:
+        """Make two tasks peers."""
+        if one.id == other.id:
+            raise UsageError(f"{one.name} cannot be its own peer.")
+        await self._store.link(one, other)
+
+    async def unlink(self, one: Task, other: Task) -> None:
+        """They are peers no more."""
+        await self._store.unlink(one, other)
+
+    # Starting
+
+    async def _draft(self, request: StartRequest, wanted: Wanted) -> Draft:
+        directory = Path(request.cwd) / Path(wanted.dir or ".").expanduser()
+        repository = await git.discover(directory)
+        workspace = await self._workspace(request, repository)
+        existing = await self._existing(workspace, wanted.name)
+        if existing:
+            session = await self._store.latest_session(existing.id)
+            live = bool(session and session.state.live)
+            plan = None if live else await self._lost_worktree(existing)
+            return Draft(wanted=wanted, task=existing, plan=plan, exists=True, live=live)
+        plan = await self._plan(request, wanted, repository)
+        task = Task(
+            id=new_id("t"),
+            workspace_id=workspace.id,
+            workspace=workspace.name,
+            name=wanted.name,
+            body=wanted.prompt or "",
+            status=TaskStatus.ONGOING,
+            assignee=Assignee.AGENT,
+            repo=str(repository.main),
+            worktree=str(plan.path if plan else repository.top),
+            branch=plan.branch if plan else repository.branch,
+            base=plan.base_commit if plan else repository.head,
+            made_worktree=plan is not None and not plan.reuse,
+            launch=Launch(
+                model=request.model,
+                permission_mode=request.permission_mode,
+                claude_args=request.claude_args,
+            ),
+            created_at=now(),
+        )
+        return Draft(wanted=wanted, task=task, plan=plan, exists=False, live=False)
+
+    async def _plan(
+        self, request: StartRequest, wanted: Wanted, repository: git.Repository
+    ) -> WorktreePlan | None:
+        if request.here:
+            return None
+        chosen = request.worktree
+        return await worktree.plan_worktree(
+            repository,
+            wanted.name,
+            worktree_dir=self._settings.worktree_dir,
+            branch=request.branch,
+            base=request.base,
+            path=Path(request.cwd) / Path(chosen).expanduser() if chosen else None,
+        )
+
+    async def _lost_worktree(self, task: Task) -> WorktreePlan | None:
+        """How to make a task's worktree again if somebody removed its folder."""
+        if not task.worktree or Path(task.worktree).is_dir():
+            return None
+        if not task.made_worktree or not task.repo:
+            raise ConflictError(f"The folder of {task.name}, {task.worktree}, is gone.")
+        repository = await git.discover(Path(task.repo))
+        return await worktree.plan_worktree(
+            repository, task.name, branch=task.branch, path=Path(task.worktree)
+        )
+
+    async def _launch(
+        self, task: Task, plan: WorktreePlan | None, request: StartRequest, claude: Claude
+    ) -> None:
+        grants = {Kind.TRUST} if request.trust else set()
+        if task.launch.permission_mode == BYPASS:
+            grants.add(Kind.BYPASS)
+        previous = await self._store.latest_session(task.id)
+
+        async def prepare() -> Task:
+            assert plan is not None
+            made = await worktree.add_worktree(plan)
+            return replace(task, worktree=str(made.path))
+
+        order = Order(
+            claude=claude,
+            environ=request.env,
+            peers=tuple(peer.name for peer in await self._store.peers(task.id)),
+            grants=frozenset(grants),
+            conversation=previous.conversation if previous else None,
+            prepare=prepare if plan else None,
+        )
+        await self._supervisor.start(task, order)
+
+    def _check_trust(self, request: StartRequest, drafts: Sequence[Draft]) -> None:
+        if request.trust:
+            return
+        for draft in drafts:
+            folders = {Path(draft.task.repo or "."), Path(draft.task.worktree or ".")}
+            if not any(registry.trusts(dict(request.env), folder) for folder in folders):
+                raise UntrustedError(
+                    f"Claude Code was never told to trust {draft.task.repo}. Look at what is in "
+                    "it (its settings can run commands), then start with --trust."
+                )
+
+    async def _link(
+        self, request: StartRequest, started: Sequence[Task], extra: Sequence[Task]
+    ) -> None:
+        together = [*(() if request.no_link else started), *extra]
+        for index, one in enumerate(started):
+            for other in together:
+                if other.id not in {task.id for task in started[: index + 1]}:
+                    await self._store.link(one, other)
+
+    # Workspaces
+
+    async def _workspace(self, request: StartRequest, repository: git.Repository) -> Workspace:
+        if request.workspace:
+            known = {w.name: w for w in await self._store.workspaces()}
+            if request.workspace in known:
+                return known[request.workspace]
+        root = str(repository.main)
+        name = request.workspace or _name_from(repository.main.name)
+        return await self._store.workspace_for(root, check_name(name))
+
+    async def _named_workspace(self, name: str) -> Workspace:
+        workspaces = {w.name: w for w in await self._store.workspaces()}
+        if name not in workspaces:
+            known = ", ".join(workspaces) or "none yet"
+            raise NotFoundError(f"There is no workspace {name!r}; there are: {known}.")
+        return workspaces[name]
+
+    async def _workspace_of(self, cwd: str) -> Workspace | None:
+        try:
+            repository = await git.discover(Path(cwd))
+        except (NotFoundError, RefusedError):
+            return None
+        roots = {w.root: w for w in await self._store.workspaces()}
+        return roots.get(str(repository.main))
+
+    async def _existing(self, workspace: Workspace, name: str) -> Task | None:
+        tasks = await self._store.tasks()
+        return next((t for t in tasks if (t.workspace_id, t.name) == (workspace.id, name)), None)
+
+
+def _check_request(request: StartRequest) -> None:
+    names = [check_name(wanted.name) for wanted in request.tasks]
+    if not names:
+        raise UsageError("Name at least one task to start.")
+    if len(set(names)) < len(names):
+        raise UsageError("Each task can be named only once.")
+    if request.here and request.worktree:
+        raise UsageError("--here and --worktree exclude each other.")
+    if len(names) > 1 and (request.branch or request.worktree):
+        raise UsageError("--branch and --worktree are for one task at a time.")
+
+
+def _name_from(folder: str) -> str:
+    """A workspace's name from the name of its folder."""
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in folder.lower())
+    return kept.strip("._-")[:63] or "project"
