@@ -43,12 +43,6 @@ _LOG_LINES = 10
 Json = dict[str, Any]
 
 
-class UntrustedError(RefusedError):
-    """The repository was never trusted."""
-
-    code = "untrusted"
-
-
 class _Absent(Exception):
     """Nobody listens on the socket: the request was not sent."""
 
@@ -80,6 +74,8 @@ class WorkerClient:
         if self.ready():
             return self
         if not start:
+            if self.listening():
+                raise UnavailableError("The worker is just starting or ending: try again.")
             raise UnavailableError("The worker is not running; `claudedo worker start` starts it.")
         self._start_worker()
         return self
@@ -110,6 +106,10 @@ class WorkerClient:
     def stop_worker(self) -> None:
         """Ask the worker to end. Sessions go on. It has not ended yet when this returns."""
         self._call("POST", "/api/worker/stop", {})
+
+    def check(self) -> str:
+        """What the worker's database says of itself: `ok`, or what is wrong with it."""
+        return str(self._object("GET", "/api/worker/check", again=True)["database"])
 
     def page_link(self) -> str:
         """A one-time link to the page, good for 60 seconds."""
@@ -148,18 +148,23 @@ class WorkerClient:
         answer = self._object("POST", "/api/start", order, timeout=LONG_SECONDS)
         return list(answer["tasks"])
 
-    def stop(self, task: str) -> None:
-        """End the task's session, politely, then firmly."""
-        self._call("POST", _task_path(task, "stop"), {}, again=True, timeout=LONG_SECONDS)
+    def stop(self, task: str) -> bool:
+        """End the task's session, politely, then firmly; False if none ran."""
+        path = _task_path(task, "stop")
+        return bool(self._object("POST", path, {}, again=True, timeout=LONG_SECONDS)["stopped"])
 
     def restart(self, task: str, env: dict[str, str]) -> None:
         """Resume the task's conversation in a new process with the environment `env`."""
         self._call("POST", _task_path(task, "restart"), {"env": env}, timeout=LONG_SECONDS)
 
-    def remove(self, task: str, *, force: bool = False) -> None:
-        """Remove the task with its worktree and branch; `force` also removes work in them."""
+    def remove(self, task: str, *, force: bool = False) -> str:
+        """Remove the task with its worktree and branch; `force` also removes work in them.
+
+        Returns a sentence about what was done.
+        """
         query = {"force": "true"} if force else {}
-        self._call("DELETE", _task_path(task), query=query, timeout=LONG_SECONDS)
+        answer = self._object("DELETE", _task_path(task), query=query, timeout=LONG_SECONDS)
+        return str(answer["summary"])
 
     def link(self, a: str, b: str) -> None:
         """Make the tasks `a` and `b` peers."""
@@ -391,8 +396,6 @@ def _decode(status: int, content: bytes) -> Any:
 
 def _error(problem: Json, status: int) -> ClaudedoError:
     detail = problem.get("detail") or problem.get("title") or f"The worker answered {status}."
-    if UntrustedError.code in (problem.get("code"), problem.get("type")):
-        return UntrustedError(str(detail))
     return from_code(str(problem.get("code")), str(detail))
 
 

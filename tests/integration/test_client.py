@@ -15,9 +15,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+
 from claudedo import client as client_module
 from claudedo import settings
-from claudedo.client import UntrustedError, WorkerClient
+from claudedo.client import WorkerClient
 from claudedo.errors import (
     AmbiguousError,
     ClaudedoError,
@@ -26,9 +27,9 @@ from claudedo.errors import (
     RefusedError,
     TimedOutError,
     UnavailableError,
+    UntrustedError,
     VersionError,
 )
-
 from tests.unit.cli.fake_worker import FakeWorker, problem_of, serving, task
 
 # Stands in for the worker's package, which is the other side of the contract.
@@ -288,7 +289,7 @@ def test_a_problem_becomes_the_error_of_its_code(
 ) -> None:
     worker.failures["GET /api/tasks"] = problem_of(code, "Because of this.", status)
 
-    with pytest.raises(ClaudedoError, match="^Because of this") as caught:
+    with pytest.raises(ClaudedoError, match=r"^Because of this") as caught:
         client.connect().tasks()
 
     assert type(caught.value) is kind

@@ -7,10 +7,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from claudedo import settings
-from claudedo.cli.app import app
 from typer.testing import CliRunner, Result
 
+from claudedo import settings
+from claudedo.cli.app import app
 from tests.unit.cli.fake_worker import FakeWorker, serving
 
 Run = Callable[..., Result]
@@ -29,7 +29,10 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.fixture
 def worker(home: Path) -> Iterator[FakeWorker]:
     """A fake worker that answers the commands."""
-    with serving(settings.load().worker_socket) as running:
+    found = settings.load()
+    settings.make_private(found.home)
+    settings.make_private(found.run)
+    with serving(found.worker_socket) as running:
         yield running
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 Json = dict[str, Any]
+LIVE = ("starting", "idle", "busy", "waiting")
 STORED = "2026-07-26T10:00:00.000Z"
 
 
@@ -90,6 +91,7 @@ class FakeWorker:
     events: list[Json] = field(default_factory=list)
     news: threading.Condition = field(default_factory=threading.Condition)
     trusted: bool = True
+    database: str = "ok"
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def add(self, *tasks: Json) -> None:
@@ -120,6 +122,8 @@ class FakeWorker:
             case ("POST", "api", "worker", "stop"):
                 self.stopping.set()
                 return 200, {}
+            case ("GET", "api", "worker", "check"):
+                return 200, {"database": self.database}
             case ("POST", "api", "links"):
                 return 200, {"url": "http://127.0.0.1:8123/open/once"}
             case ("GET", "api", "resolve"):
@@ -199,12 +203,12 @@ class FakeWorker:
             case ("GET",):
                 return 200, {**self.tasks[identity], "body": "what is wanted", "repo": "/src/shop"}
             case ("DELETE",):
-                del self.tasks[identity]
-                return 200, {}
+                return 200, {"summary": f"Removed {self.tasks.pop(identity)['name']}."}
             case ("POST", "stop" | "restart" as what):
+                ran = (self.tasks[identity]["session"] or {}).get("state") in LIVE
                 state = "stopped" if what == "stop" else "idle"
                 self.tasks[identity] = task(self.tasks[identity]["name"], state)
-                return 200, {}
+                return 200, {"stopped": ran}
             case ("POST", "messages"):
                 return 200, self._sent(f"m_{body['key'][:4]}", receipts())
             case ("GET", "messages"):

@@ -1,0 +1,195 @@
+"""Saying something and seeing how far it came: send, thread."""
+
+from __future__ import annotations
+
+import time
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+from uuid import uuid4
+
+import typer
+
+from claudedo.cli import options, render
+from claudedo.cli.exits import Exit
+from claudedo.cli.start import read_text
+from claudedo.cli.task import BURST_SECONDS, latest
+from claudedo.errors import ClaudedoError, TimedOutError, UnavailableError, UsageError
+from claudedo.model import Priority, Rung, check_body
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from claudedo.client import WorkerClient
+
+app = typer.Typer()
+
+_POLL_SECONDS = 20.0
+
+
+@app.command(rich_help_panel="Messages")
+def send(
+    target: options.Target,
+    text: Annotated[
+        str | None, typer.Argument(metavar="[TEXT]", help="What to say.", show_default=False)
+    ] = None,
+    message_file: Annotated[
+        str | None, typer.Option(metavar="F", help="Read it here; - is standard input.")
+    ] = None,
+    priority: Annotated[
+        Priority, typer.Option(help="high: first in line. halt: stop what runs, then this.")
+    ] = Priority.NORMAL,
+    reply_to: Annotated[
+        str | None, typer.Option(metavar="ID", help="The message that this answers.")
+    ] = None,
+    wait: Annotated[
+        Rung, typer.Option(metavar="RUNG", help="Return when it came so far: " + ", ".join(Rung))
+    ] = Rung.STORED,
+    timeout: Annotated[
+        float, typer.Option(metavar="S", min=0, help="How many seconds --wait lasts at most.")
+    ] = 60.0,
+    json_output: options.AsJson = False,
+    quiet: options.Quiet = False,
+    workspace: options.InWorkspace = None,
+) -> None:
+    """Send a message to a task. It is kept until its session has it.
+
+    Status 6 means: accepted and safe, but --wait was not confirmed in time.
+
+    Example: claudedo send backend "The API changed" --wait read
+    """
+    body = _body(text, message_file)
+    client = options.worker()
+    task = options.find(client, target, workspace)
+    sent = _store(client, task["id"], body, priority, reply_to)
+    if wait is not Rung.STORED:
+        sent = _wait(client, sent, wait, timeout)
+    if json_output:
+        render.as_json(sent)
+    elif quiet:
+        render.show(sent["id"])
+    else:
+        render.show(_how_far(task["name"], sent))
+    if not sent["receipts"][f"{wait}_at"]:
+        render.note(
+            f"Not {wait} within {timeout:g} s. The message is safe and will go on: "
+            f"claudedo thread {render.line(task['name'])}"
+        )
+        raise typer.Exit(Exit.UNCONFIRMED)
+
+
+def _body(text: str | None, file: str | None) -> str:
+    if (text is None) == (file is None):
+        raise UsageError("Say something: either TEXT or --message-file F (- is standard input).")
+    return check_body(text if text is not None else read_text(str(file)))
+
+
+def _store(
+    client: WorkerClient, task: str, body: str, priority: Priority, reply_to: str | None
+) -> dict[str, Any]:
+    key = uuid4().hex  # the same for every try, so that a worker's death never doubles it
+    try:
+        return client.send(task, body, priority=priority, reply_to=reply_to, key=key)
+    except TimedOutError as error:
+        raise UnavailableError(f"{error} The message may be stored or not.") from error
+
+
+def _wait(client: WorkerClient, sent: dict[str, Any], rung: Rung, timeout: float) -> dict[str, Any]:
+    """Look until the message reached `rung` or `timeout` seconds are over."""
+    deadline = time.monotonic() + timeout
+    while not sent["receipts"][f"{rung}_at"] and (left := deadline - time.monotonic()) > 0:
+        try:
+            sent = client.message(sent["id"], rung, min(left, _POLL_SECONDS))
+        except ClaudedoError as error:
+            render.note(f"Cannot see how far it came: {error}")
+            break
+    return sent
+
+
+def _how_far(name: str, sent: dict[str, Any]) -> str:
+    """One sentence: `delivered to backend by hook after 1.2 s`."""
+    receipts = sent["receipts"]
+    rung = render.rung_reached(receipts)
+    if rung == "stored":
+        return f"stored for {render.line(name)} ({sent['id']})"
+    verb = "answered by" if rung == "answered" else f"{rung} {_TO[rung]}"
+    seconds = (
+        render.moment(receipts[f"{rung}_at"]) - render.moment(receipts["stored_at"])
+    ).total_seconds()
+    by = f" by {render.line(sent['via'])}" if sent["via"] and rung != "answered" else ""
+    return f"{verb} {render.line(name)}{by} after {max(0.0, seconds):.1f} s"
+
+
+_TO = {"offered": "to", "delivered": "to", "read": "by"}
+
+
+class _Mark(StrEnum):
+    """How a message stands out in the timeline."""
+
+    NEW = "new"
+    CHANGED = "changed"
+
+
+@app.command(rich_help_panel="Messages")
+def thread(
+    target: options.Target,
+    follow: options.Follow = False,
+    json_output: options.AsJson = False,
+    workspace: options.InWorkspace = None,
+) -> None:
+    """Show what was said to and by a task, and how far each message came.
+
+    With -f --json, every new or changed message is printed on a line of its own.
+
+    Example: claudedo thread backend -f
+    """
+    client = options.worker()
+    task = options.find(client, target, workspace)["id"]
+    if follow:
+        _follow(client, task, json_output=json_output)
+        return
+    messages = client.thread(task)
+    if json_output:
+        render.as_json(messages)
+    elif not messages:
+        render.note('Nothing was said yet: claudedo send T "..."')
+    else:
+        for message in messages:
+            _print(message, _Mark.NEW)
+
+
+def _follow(client: WorkerClient, task: str, *, json_output: bool) -> None:
+    known: dict[str, dict[str, Any]] = {}
+    for messages in _threads(client, task):
+        for message in messages:
+            if message == known.get(message["id"]):
+                continue
+            if json_output:
+                render.as_json_line(message)
+            else:
+                _print(message, _Mark.CHANGED if message["id"] in known else _Mark.NEW)
+            known[message["id"]] = message
+
+
+def _threads(client: WorkerClient, task: str) -> Iterator[list[dict[str, Any]]]:
+    """The thread now, and again after everything that happened to it."""
+    seen = latest(client)
+    while True:
+        yield client.thread(task)
+        time.sleep(BURST_SECONDS)
+        seen = client.events(seen, _POLL_SECONDS)["next"]
+
+
+def _print(message: dict[str, Any], mark: _Mark) -> None:
+    rungs = render.ladder(message["receipts"], message["via"])
+    if mark is _Mark.CHANGED:
+        render.show(f"  ↳ {message['id']}: {rungs}", "dim")
+        return
+    urgent = "" if message["priority"] == Priority.NORMAL else f"  [{message['priority']}]"
+    answers = f"  answers {render.line(message['reply_to'])}" if message["reply_to"] else ""
+    sender, recipient = (render.line(message[who]) for who in ("sender_name", "recipient"))
+    when = render.clock(message["created_at"])
+    render.show(f"{when}  {sender} → {recipient}{urgent}  {message['id']}{answers}", "bold")
+    # The gutter keeps a body from looking like somebody else's message.
+    for text in render.neutral(message["body"]).split("\n"):
+        render.show(f"  │ {text}")
+    render.show(f"  {rungs}", "dim")

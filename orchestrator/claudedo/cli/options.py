@@ -1,0 +1,48 @@
+"""Arguments and options that several commands share, and the way to the worker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from claudedo import settings
+from claudedo.client import WorkerClient
+from claudedo.errors import UsageError
+
+Target = Annotated[
+    str,
+    typer.Argument(metavar="T", help="A task: name, workspace/name or the beginning of its id."),
+]
+Targets = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="T...", help="Tasks: name, workspace/name or the beginning of an id."),
+]
+InWorkspace = Annotated[
+    str | None,
+    typer.Option("--workspace", "-w", metavar="WORKSPACE", help="Look only in this workspace."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print one value only.")]
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on as more comes; Ctrl-C ends.")]
+
+
+def worker(*, start: bool = True) -> WorkerClient:
+    """The worker of this person's state directory, started if there is none."""
+    return WorkerClient(settings.load()).connect(start)
+
+
+def here() -> str:
+    """The present directory, from which names are looked up."""
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError as error:
+        raise UsageError("This directory does not exist any more; `cd` elsewhere.") from error
+
+
+def find(client: WorkerClient, target: str, workspace: str | None) -> dict[str, Any]:
+    """The task that `target` names; raises `NotFoundError` or `AmbiguousError`."""
+    if not target:
+        raise UsageError("A task's name cannot be empty.")
+    return client.resolve(target, here(), workspace)

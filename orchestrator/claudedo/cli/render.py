@@ -1,0 +1,227 @@
+"""Everything the commands print, made safe and readable.
+
+Results go to standard output, notes and questions to standard error. Text that came from messages,
+tools, repositories or sessions passes through `neutral` or `line` here, so that it cannot drive the
+terminal. Plain and unwrapped where standard output is not a terminal; rich is imported only where
+it is one.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import Console
+    from rich.table import Table
+
+# C0 but tab and newline, DEL, C1, line separators, everything that turns the reading direction,
+# and half characters that no terminal can be sent.
+_DANGEROUS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+STATE_STYLES = {
+    "starting": "cyan",
+    "idle": "green",
+    "busy": "yellow",
+    "waiting": "bold magenta",
+    "stopped": "dim",
+    "interrupted": "red",
+    "failed": "bold red",
+}
+
+RUNGS = ("stored", "offered", "delivered", "read", "answered")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One field of a table: its text, and how it looks on a terminal."""
+
+    text: str
+    style: str = ""
+
+
+def neutral(text: str) -> str:
+    """Return `text` with every character that could drive a terminal made visible instead.
+
+    Newline and tab stay. `\\r\\n` counts as a newline.
+    """
+    return _DANGEROUS.sub(_visible, text.replace("\r\n", "\n"))
+
+
+def line(text: str) -> str:
+    """Return `text` neutralised and on one line."""
+    return " ".join(neutral(text).split())
+
+
+def _visible(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+# Where it goes
+
+
+def prepare() -> None:
+    """Let no text fail for want of a character in the terminal's encoding."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def out_is_terminal() -> bool:
+    """True if a person reads the results."""
+    return sys.stdout.isatty()
+
+
+def notes_are_seen() -> bool:
+    """True if a person reads the notes as they come."""
+    return sys.stderr.isatty()
+
+
+def can_ask() -> bool:
+    """True if there is a person to answer a question."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def show(text: str, style: str = "") -> None:
+    """Print a result, neutralised."""
+    safe = neutral(text)
+    if style and out_is_terminal():
+        console().print(_text(safe, style), soft_wrap=True)
+    else:
+        print(safe, flush=True)
+
+
+def raw(text: str) -> None:
+    """Print a result that a program reads, unchanged; neutralised if a person reads it."""
+    print(neutral(text) if out_is_terminal() else text, flush=True)
+
+
+def note(text: str) -> None:
+    """Print a remark on standard error, neutralised."""
+    print(neutral(text), file=sys.stderr, flush=True)
+
+
+def error(text: str) -> None:
+    """Print why a command failed."""
+    note(f"claudedo: {text}")
+
+
+def as_json(value: Any) -> None:
+    """Print `value` as JSON, in ASCII, which no terminal can misread."""
+    print(json.dumps(value, indent=2), flush=True)
+
+
+def as_json_line(value: Any) -> None:
+    """Print `value` as JSON on one line, for those who follow."""
+    print(json.dumps(value), flush=True)
+
+
+def ask(question: str) -> bool:
+    """Ask a yes-or-no question on the terminal; only y and yes mean yes."""
+    print(f"{neutral(question)} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+# Tables
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+    """Print a table: coloured and fitted on a terminal, plain columns otherwise."""
+    if out_is_terminal():
+        console().print(rich_table(heads, rows))
+    else:
+        for text in _columns(heads, rows):
+            print(text, flush=True)
+
+
+def rich_table(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Table:
+    """The table as rich draws it."""
+    from rich.table import Table
+
+    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for head in heads:
+        drawn.add_column(head, overflow="fold")
+    for row in rows:
+        drawn.add_row(*(_text(line(cell.text), cell.style) for cell in row))
+    return drawn
+
+
+def _columns(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[str]:
+    lines = [list(heads), *([line(cell.text) or "-" for cell in row] for row in rows)]
+    widths = [max(len(texts[column]) for texts in lines) for column in range(len(heads))]
+    return [
+        "  ".join(text.ljust(width) for text, width in zip(texts, widths, strict=True)).rstrip()
+        for texts in lines
+    ]
+
+
+@contextmanager
+def live(on_terminal: bool, *, notes: bool = False) -> Iterator[Callable[[Any], None] | None]:
+    """Give a function that redraws one place of the terminal, or None where there is none."""
+    if not on_terminal:
+        yield None
+        return
+    from rich.live import Live
+
+    with Live(console=console(notes=notes), auto_refresh=False, transient=False) as area:
+        yield lambda drawn: area.update(drawn, refresh=True)
+
+
+def console(*, notes: bool = False) -> Console:
+    """The terminal, as rich sees it; honours NO_COLOR."""
+    from rich.console import Console
+
+    return Console(stderr=notes, highlight=False, markup=False, emoji=False)
+
+
+def _text(text: str, style: str) -> Any:
+    from rich.text import Text
+
+    return Text(text, style=style)
+
+
+# Words for facts
+
+
+def age(since: str, now: float | None = None) -> str:
+    """How long ago the stored moment `since` was: `12s`, `5m`, `3h`, `2d`."""
+    seconds = max(0, int((time.time() if now is None else now) - moment(since).timestamp()))
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
+
+
+def moment(text: str) -> datetime:
+    """The stored moment `text` (ISO 8601) as a point in time."""
+    at = datetime.fromisoformat(text)
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def clock(text: str) -> str:
+    """The stored moment `text` as a person here reads it."""
+    return moment(text).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def ladder(receipts: dict[str, str | None], via: str | None) -> str:
+    """How far a message came: `stored ✓ offered ✓ delivered ✓ read - answered - (by hook)`."""
+    rungs = [f"{rung} {'✓' if receipts.get(f'{rung}_at') else '-'}" for rung in RUNGS]
+    return " ".join(rungs) + (f" (by {line(via)})" if via else "")
+
+
+def rung_reached(receipts: dict[str, str | None]) -> str:
+    """The highest rung that the message reached."""
+    return next(rung for rung in reversed(RUNGS) if receipts.get(f"{rung}_at") or rung == "stored")

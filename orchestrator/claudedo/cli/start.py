@@ -1,0 +1,233 @@
+"""`claudedo start`: creates tasks, makes their worktrees, launches their sessions."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from claudedo.cli import options, progress, render
+from claudedo.cli.exits import Exit
+from claudedo.errors import UntrustedError, UsageError
+from claudedo.model import check_body, check_name
+
+if TYPE_CHECKING:
+    from claudedo.client import WorkerClient
+
+app = typer.Typer()
+
+_CLAUDE_ARGS = "claudedo.claude_args"
+
+# What would take the session out of our hands, and what to do instead.
+_REFUSED = {
+    "--resume": "`claudedo restart` resumes a conversation",
+    "-r": "`claudedo restart` resumes a conversation",
+    "--continue": "`claudedo restart` resumes a conversation",
+    "-c": "`claudedo restart` resumes a conversation",
+    "--session-id": "claudedo chooses the conversation's id",
+    "--print": "claudedo runs sessions in a terminal",
+    "-p": "claudedo runs sessions in a terminal",
+    "--worktree": "claudedo makes the worktree; see its own --worktree and --here",
+    "-w": "claudedo makes the worktree; see its own --worktree and --here",
+}
+
+
+class WithClaudeArgs(TyperCommand):
+    """A command that keeps everything after `--` for `claude`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if "--" in args:
+            at = args.index("--")
+            ctx.meta[_CLAUDE_ARGS] = args[at + 1 :]
+            args = args[:at]
+        return super().parse_args(ctx, args)
+
+
+@app.command(cls=WithClaudeArgs, rich_help_panel="Sessions")
+def start(
+    context: typer.Context,
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME[@DIR][=PROMPT]...",
+            help="A task, with its own repository DIR, and what to tell it.",
+            show_default=False,
+        ),
+    ],
+    prompt_file: Annotated[
+        str | None,
+        typer.Option(metavar="F", help="Prompt for every NAME without one; - is standard input."),
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(metavar="REF", help="Begin the branches here instead of at HEAD.")
+    ] = None,
+    branch: Annotated[
+        str | None, typer.Option(metavar="B", help="The branch, instead of claudedo/NAME.")
+    ] = None,
+    in_place: Annotated[
+        bool, typer.Option("--here", help="No worktree: work in this very folder.")
+    ] = False,
+    worktree: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Where the worktree is to be.")
+    ] = None,
+    link: Annotated[
+        list[str] | None, typer.Option(metavar="T", help="Link with this task, too. Repeatable.")
+    ] = None,
+    no_link: Annotated[
+        bool, typer.Option("--no-link", help="Do not link the named tasks with each other.")
+    ] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Trust the repository without being asked.")
+    ] = False,
+    permission_mode: Annotated[
+        str | None,
+        typer.Option(metavar="M", help="Default: permissions.defaultMode of your settings."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(metavar="M", help="The model to use.")] = None,
+    attach: Annotated[
+        bool, typer.Option("--attach", help="Then show the first session's terminal.")
+    ] = False,
+    workspace: options.InWorkspace = None,
+    json_output: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Put sessions to work, each in its own git worktree, linked with each other.
+
+    What exists already is used: a PROMPT for it is sent as a message. Everything after -- goes
+    to claude.
+
+    Example: claudedo start backend="Add the API" frontend -- --model opus
+    """
+    claude_args = _checked(context.meta.get(_CLAUDE_ARGS, []))
+    tasks = _with_prompt([_parse(name) for name in names], prompt_file)
+    _check_together(tasks, in_place=in_place, worktree=worktree, branch=branch, attach=attach)
+    client = options.worker()
+    order = {
+        "cwd": options.here(),
+        "tasks": tasks,
+        "base": base,
+        "branch": branch,
+        "here": in_place,
+        "worktree": _absolute(worktree),
+        "links": link or [],
+        "no_link": no_link,
+        "trust": trust,
+        "permission_mode": permission_mode,
+        "model": model,
+        "claude_args": claude_args,
+        "env": dict(os.environ),
+        "workspace": workspace,
+    }
+    started = [task["id"] for task in _order(client, order)]
+    listed, status = progress.follow(client, started)
+    _report(listed, json_output=json_output, quiet=quiet, attaching=attach)
+    if status is Exit.DONE and attach:
+        from claudedo.cli.terminal import show_terminal
+
+        show_terminal(client, started[0])
+    if status is not Exit.DONE:
+        raise typer.Exit(status)
+
+
+def _parse(text: str) -> dict[str, str | None]:
+    """One `NAME[@DIR][=PROMPT]` as the worker wants it."""
+    place, equals, prompt = text.partition("=")
+    name, at, folder = place.partition("@")
+    check_name(name)
+    if at and not folder:
+        raise UsageError(f"{text!r}: a folder must follow the @.")
+    if equals:
+        check_body(prompt)
+    return {"name": name, "dir": _absolute(folder or None), "prompt": prompt or None}
+
+
+def _with_prompt(tasks: list[dict[str, Any]], file: str | None) -> list[dict[str, Any]]:
+    if file is None:
+        return tasks
+    if all(task["prompt"] for task in tasks):
+        raise UsageError("Every task has a =PROMPT already: leave out --prompt-file.")
+    prompt = check_body(read_text(file))
+    return [{**task, "prompt": task["prompt"] or prompt} for task in tasks]
+
+
+def read_text(file: str) -> str:
+    """The text of `file`, `-` being standard input; raises `UsageError` if it cannot be read."""
+    try:
+        content = sys.stdin.buffer.read() if file == "-" else Path(file).expanduser().read_bytes()
+        return content.decode()
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file} is not UTF-8 text (at byte {error.start}).") from error
+
+
+def _checked(arguments: list[str]) -> list[str]:
+    """The arguments for `claude`; raises `UsageError` for one that claudedo must refuse."""
+    for argument in arguments:
+        name = argument.partition("=")[0]
+        short = argument[:2] if not argument.startswith("--") else name
+        if reason := _REFUSED.get(name) or _REFUSED.get(short):
+            raise UsageError(f"{name} cannot be given to claude: {reason}.")
+    return arguments
+
+
+def _check_together(
+    tasks: list[dict[str, Any]],
+    *,
+    in_place: bool,
+    worktree: str | None,
+    branch: str | None,
+    attach: bool,
+) -> None:
+    names = [task["name"] for task in tasks]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UsageError(f"{twice} is named twice.")
+    if in_place and (worktree or branch):
+        raise UsageError("--here makes no worktree: leave out --worktree and --branch.")
+    if len(tasks) > 1 and (worktree or branch):
+        raise UsageError("--worktree and --branch name one thing: start one task at a time.")
+    if attach and not (sys.stdin.isatty() and render.out_is_terminal()):
+        raise UsageError("--attach needs a terminal.")
+
+
+def _absolute(folder: str | None) -> str | None:
+    return None if folder is None else str(Path(options.here(), Path(folder).expanduser()))
+
+
+def _order(client: WorkerClient, order: dict[str, Any]) -> list[dict[str, Any]]:
+    """Give the order, and ask the person once for trust that is wanting."""
+    try:
+        return client.start(order)
+    except UntrustedError as refusal:
+        if not render.can_ask():
+            raise
+        render.note(str(refusal))
+        if not render.ask(f"{_consequence(order)} Trust it?"):
+            raise
+    return client.start({**order, "trust": True})
+
+
+def _consequence(order: dict[str, Any]) -> str:
+    folders = dict.fromkeys(task["dir"] or order["cwd"] for task in order["tasks"])
+    return (
+        "Claude Code will be able to read, edit and execute files in "
+        f"{', '.join(folders)}, and what its settings and hooks say will run."
+    )
+
+
+def _report(
+    listed: list[dict[str, Any]], *, json_output: bool, quiet: bool, attaching: bool
+) -> None:
+    if json_output:
+        render.as_json(listed)
+    elif quiet:
+        for task in listed:
+            render.show(task["id"])
+    elif not attaching:
+        for task in listed:
+            state = progress.sight(task).state
+            render.show(f"{task['name']} is {state} in {render.line(task['worktree'] or '?')}")

@@ -1,0 +1,154 @@
+"""The commands on a real terminal: questions, live progress, colours."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pexpect
+import pytest
+
+from tests.unit.cli.fake_worker import FakeWorker, message, task
+
+SECONDS = 30
+
+Terminal = Callable[..., Any]
+
+
+@pytest.fixture
+def terminal() -> Terminal:
+    """Run `claudedo ARGUMENTS...` on a terminal of 120 columns."""
+
+    def start(*arguments: str, **environment: str) -> Any:
+        inherited = {key: value for key, value in os.environ.items() if key != "NO_COLOR"}
+        env = {
+            **inherited,
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "PYTHONUTF8": "1",
+            "TERM": "xterm-256color",
+            **environment,
+        }
+        return pexpect.spawn(
+            sys.executable,
+            ["-m", "claudedo.cli.app", *arguments],
+            env=env,
+            dimensions=(40, 120),
+            timeout=SECONDS,
+            encoding="utf-8",
+        )
+
+    return start
+
+
+def ending(child: Any) -> tuple[int, str]:
+    """The exit status, and everything that was still to come on the terminal."""
+    child.expect(pexpect.EOF)
+    child.close()
+    return child.exitstatus, child.before
+
+
+def test_trust_is_asked_for_once_and_given(worker: FakeWorker, terminal: Terminal) -> None:
+    worker.trusted = False
+    child = terminal("start", "a@/src/shop")
+
+    child.expect(r"read, edit and execute files in /src/shop.*Trust it\? \[y/N\]")
+    child.sendline("y")
+
+    assert ending(child)[0] == 0
+    assert [order["trust"] for order in worker.requests("POST", "/api/start")] == [False, True]
+
+
+@pytest.mark.parametrize("answer", ["n", "", "yup"])
+def test_trust_that_is_not_given_starts_nothing(
+    worker: FakeWorker, terminal: Terminal, answer: str
+) -> None:
+    worker.trusted = False
+    child = terminal("start", "a")
+
+    child.expect(r"Trust it\? \[y/N\]")
+    child.sendline(answer)
+
+    assert ending(child)[0] == 5
+    assert len(worker.requests("POST", "/api/start")) == 1
+
+
+def test_progress_is_shown_live_and_a_dialog_is_left_to_the_person(
+    worker: FakeWorker, terminal: Terminal
+) -> None:
+    worker.add(task("a"), task("b"))
+    dialog = {**task("a", "waiting")["session"], "waiting_for": "start-up dialog: theme"}
+    step = {**task("a", "starting")["session"], "waiting_for": "making the worktree"}
+    worker.progress["t_A"] = [step, step, dialog]
+    child = terminal("start", "a", "b")
+
+    child.expect("making the worktree")
+    child.expect("start-up dialog: theme")
+    child.expect("claudedo attach a")
+
+    assert ending(child)[0] == 0
+
+
+def test_the_list_is_coloured_and_fitted(worker: FakeWorker, terminal: Terminal) -> None:
+    worker.add(task("a", branch="x" * 200))
+
+    status, printed = ending(terminal("ls"))
+
+    assert status == 0
+    assert "\x1b[32midle" in printed
+    assert max(map(len, re.sub(r"\x1b\[[0-9;]*m", "", printed).splitlines())) <= 120
+
+
+def test_no_color_is_honoured(worker: FakeWorker, terminal: Terminal) -> None:
+    worker.add(task("a"))
+
+    _, printed = ending(terminal("ls", NO_COLOR="1"))
+
+    assert not re.search(r"\x1b\[[0-9;]*3\dm", printed)
+
+
+def test_markup_in_a_message_is_only_text(worker: FakeWorker, terminal: Terminal) -> None:
+    worker.add(task("backend"))
+    worker.say("t_BACKEND", message("m_1", "[red]x[/red] :smile: \x1b[2J\x9b2J"))
+
+    _, printed = ending(terminal("thread", "backend"))
+
+    assert "[red]x[/red] :smile: \\x1b[2J\\x9b2J" in printed
+    assert "\x1b[2J" not in printed
+
+
+def test_the_list_is_redrawn_until_ctrl_c(worker: FakeWorker, terminal: Terminal) -> None:
+    worker.add(task("a"))
+    child = terminal("ls", "--watch")
+    child.expect("idle")
+    worker.add(task("b", "busy"))
+    worker.say("t_B")
+    child.expect("busy")
+
+    child.sendintr()
+
+    assert ending(child)[0] == 130
+
+
+def test_uninstall_asks_before_it_removes_anything(worker: FakeWorker, terminal: Terminal) -> None:
+    child = terminal("uninstall")
+
+    child.expect(r"Go on\? \[y/N\]")
+    child.sendline("n")
+
+    status, printed = ending(child)
+    assert status == 5
+    assert "Nothing was done." in printed
+    assert not worker.stopping.is_set()
+
+
+def test_a_terminal_that_is_gone_is_reported(worker: FakeWorker, terminal: Terminal) -> None:
+    worker.add(task("a"))
+
+    status, printed = ending(terminal("attach", "a"))
+
+    assert status == 1
+    assert printed.startswith("claudedo: ")
+    assert "Traceback" not in printed
