@@ -282,7 +282,7 @@ class Api:
         rung = request.query_params.get("rung")
         if rung and rung not in set(Rung):
             raise UsageError(f"{rung!r} is no rung; there are {', '.join(Rung)}.")
-        until = time.monotonic() + min(_number(request, "wait"), LONGEST_WAIT)
+        until = time.monotonic() + _wait(request)
         message = await self.context.store.message(message_id)
         while rung and not message.receipts.reached(Rung(rung)) and time.monotonic() < until:
             await self.context.bus.wait(min(until - time.monotonic(), 1.0))
@@ -292,7 +292,7 @@ class Api:
     async def events(self, request: Request) -> Response:
         """The facts after a number; waits for the first one if asked to."""
         after = _number(request, "after")
-        until = time.monotonic() + min(_number(request, "wait"), LONGEST_WAIT)
+        until = time.monotonic() + _wait(request)
         events = await self.context.store.events_after(after)
         while not events and time.monotonic() < until:
             await self.context.bus.wait(max(until - time.monotonic(), 0))
@@ -476,6 +476,15 @@ def _number(request: Request, key: str) -> int:
     if not value.isdigit():
         raise UsageError(f"`{key}` must be a number.")
     return int(value)
+
+
+def _wait(request: Request) -> float:
+    """The seconds that a request is ready to wait for news."""
+    try:
+        seconds = float(request.query_params.get("wait", "0"))
+    except ValueError as error:
+        raise UsageError("`wait` must be a number of seconds.") from error
+    return min(seconds, LONGEST_WAIT) if seconds > 0 else 0.0
 
 
 def _environment(data: Mapping[str, Any]) -> dict[str, str]:

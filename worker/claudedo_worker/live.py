@@ -61,6 +61,7 @@ class LiveSession:
         self._listed_at = time.monotonic() if adopted else None
         self._channel_asked = False
         self._located_at = 0.0
+        self._seen: tuple[dialogs.Dialog, float] | None = None
         self._courier: Courier | None = None
         self._following = asyncio.Lock()
 
@@ -116,6 +117,8 @@ class LiveSession:
                 await self.change(channel=False)
             return
         if dialog.kind not in self.grants:
+            if not self._stays(dialog):
+                return
             await self.change(
                 state=SessionState.WAITING, waiting_for=f"start-up dialog: {dialog.kind}"
             )
@@ -123,6 +126,13 @@ class LiveSession:
         await self.change(waiting_for=f"answering {dialog.kind}", state=SessionState.STARTING)
         if await dialogs.choose(self.terminal, dialogs.LABELS[dialog.kind]):
             self._channel_asked |= dialog.kind is dialogs.Kind.CHANNEL
+
+    def _stays(self, dialog: dialogs.Dialog) -> bool:
+        """True once the same dialog was seen for a while: a screen half redrawn shows odd ones."""
+        at = time.monotonic()
+        if self._seen is None or self._seen[0] != dialog:
+            self._seen = (dialog, at)
+        return at - self._seen[1] >= 1.0
 
     async def follow(self, conversation: str, transcript: str | None) -> None:
         """Go over to the conversation that the process has now (/clear, /resume, or a fork)."""
@@ -227,8 +237,9 @@ class LiveSession:
         return self._bridge is not None and listed
 
     def can_wake(self) -> bool:
-        """True if a waiter waits."""
-        return self._waiter is not None
+        """True if a waiter waits, and no channel is about to open."""
+        opening = self.session.channel is not False and self._bridge and not self.can_push()
+        return self._waiter is not None and not opening
 
     async def can_type(self) -> bool:
         """True if no draft stands in the input box and nobody typed a moment ago."""
