@@ -56,6 +56,8 @@ def ls(
             render.show(task["id"])
     elif tasks:
         render.table(_HEADS, _rows(tasks))
+    elif workspace:
+        render.note(f"No tasks in the workspace {workspace}.")
     else:
         render.note("No tasks yet. In a git repository, start one: claudedo start NAME")
 
@@ -133,7 +135,10 @@ def show(
         render.as_json(task)
         return
     session = task.pop("session") or {}
-    for key, value in (*task.items(), *((f"session {key}", session[key]) for key in session)):
+    for key, value in (
+        *task.items(),
+        *((f"session {key.removeprefix('session_')}", session[key]) for key in session),
+    ):
         if value not in (None, [], ""):
             text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
             render.show(f"{key.replace('_', ' '):<20} {render.line(text)}")

@@ -118,12 +118,13 @@ def _end_tasks(client: WorkerClient, tasks: list[dict[str, Any]], rest: _Rest) -
         try:
             client.remove(task["id"])
         except ClaudedoError as error:
-            rest.add(task["worktree"] or task["name"], error)
+            rest.add(task["name"], error)
 
 
 def _ours(settings: Settings) -> list[Path]:
     """What is in the state directory, less what the person put there."""
-    folders = dict.fromkeys((settings.home, settings.run))
+    inside = settings.run.parent == settings.home
+    folders = (settings.home,) if inside else (settings.home, settings.run)
     return [
         entry
         for folder in folders
@@ -147,7 +148,7 @@ def _remove_state(settings: Settings, rest: _Rest) -> None:
             shutil.rmtree(entry)
         else:
             entry.unlink(missing_ok=True)
-    for folder in dict.fromkeys((settings.run, settings.home)):
+    for folder in (settings.run, settings.home):
         if folder.is_dir():
             _remove_empty(folder, rest)
 

@@ -38,6 +38,7 @@ def test_ls_of_nothing_says_what_to_do(run: Run, worker: FakeWorker) -> None:
 
     assert (answer.exit_code, answer.stdout) == (0, "")
     assert "claudedo start" in answer.stderr
+    assert run("ls", "-w", "mill").stderr == "No tasks in the workspace mill.\n"
 
 
 def test_ls_without_a_terminal_is_a_plain_table(run: Run, worker: FakeWorker) -> None:
@@ -109,6 +110,7 @@ def test_show_tells_all_that_is_known(run: Run, worker: FakeWorker) -> None:
 
     assert f"{'peers':<20} b, c" in lines
     assert f"{'session state':<20} idle" in lines
+    assert f"{'session id':<20} 11111111-2222-3333-4444-555555555555" in lines
     assert f"{'body':<20} what is wanted" in lines
 
 
