@@ -1,0 +1,176 @@
+"""A throw-away place in which the installed commands run against a real `claude`.
+
+Everything a test needs to say what a person does (`run`, `start`, `send`) and to see what became
+of it (`receipts`, `model.requests`, `session`). Leaving it ends every session and the worker.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import psutil
+
+from claudedo.demo.model import ModelRequest, ScriptedModel
+from tests.support.claude_home import create_claude_home
+
+COMMAND = str(Path(sys.executable).with_name("claudedo"))
+PATIENCE = 60.0
+
+T = TypeVar("T")
+
+
+class World:
+    """One home, one repository, one scripted model, one claudedo state directory."""
+
+    def __init__(self, claude: Path, root: Path, *, channels: bool = True) -> None:
+        self.root = root
+        self.claude = claude
+        self.model = ScriptedModel()
+        self._channels = channels
+
+    def __enter__(self) -> Self:
+        self.model.start()
+        made = create_claude_home(self.root, self.model.url, channels=self._channels)
+        self.home, self.repository = made.path, made.repository
+        self.state = self.root / "state"
+        self.environment = {
+            **made.environment,
+            "CLAUDEDO_HOME": str(self.state),
+            "CLAUDEDO_CLAUDE": str(self.claude),
+        }
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        try:
+            self.run("stop", "--all", check=False)
+            self.run("worker", "stop", check=False)
+        finally:
+            self._end_leftovers()
+            self.model.stop()
+        if kind is not None and self.log.exists():
+            print(self.log.read_text()[-4000:])
+
+    @property
+    def log(self) -> Path:
+        return self.state / "worker.log"
+
+    # What a person does
+
+    def run(
+        self, *arguments: str, check: bool = True, cwd: Path | None = None, **more: Any
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command; with `check` it must succeed."""
+        done = subprocess.run(
+            [COMMAND, *arguments],
+            cwd=cwd or self.repository,
+            env=self.environment,
+            stdin=subprocess.DEVNULL if "input" not in more else None,
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+            **more,
+        )
+        if check and done.returncode:
+            raise AssertionError(
+                f"claudedo {' '.join(arguments)} -> {done.returncode}\n{done.stdout}{done.stderr}"
+            )
+        return done
+
+    def json(self, *arguments: str) -> Any:
+        """Run a reading command with --json."""
+        return json.loads(self.run(*arguments, "--json").stdout)
+
+    def start(self, *tasks: str, claude_args: tuple[str, ...] = (), mode: str = "acceptEdits") -> None:
+        """Start tasks whose Bash calls need no permission (unless `claude_args` say otherwise)."""
+        given = claude_args or ("--allowedTools", "Bash,Agent")
+        self.run("start", *tasks, "--permission-mode", mode, "--", *given)
+
+    def send(self, task: str, body: str, *options: str) -> str:
+        """Send a message; returns its id."""
+        sent = json.loads(self.run("send", task, body, "--json", *options).stdout)
+        return str(sent["id"])
+
+    # What became of it
+
+    def message(self, task: str, message_id: str) -> dict[str, Any]:
+        """One message of a task's thread."""
+        thread = self.json("thread", task)
+        return next(message for message in thread if message["id"] == message_id)
+
+    def await_rung(self, task: str, message_id: str, rung: str) -> dict[str, Any]:
+        """Wait until a message reached a rung; returns it."""
+        return self.wait_for(
+            lambda: (m := self.message(task, message_id))["receipts"][f"{rung}_at"] and m,
+            f"{message_id} is not {rung}",
+        )
+
+    def session(self, task: str) -> dict[str, Any]:
+        """The session of a task, as `show --json` tells it."""
+        return dict(self.json("show", task)["session"] or {})
+
+    def await_state(self, task: str, *states: str) -> dict[str, Any]:
+        """Wait until a session is in one of these states; returns it."""
+        return self.wait_for(
+            lambda: (s := self.session(task)).get("state") in states and s,
+            f"{task} is not {' or '.join(states)}",
+        )
+
+    def wait_for(self, condition: Callable[[], T | None | bool], never: str) -> T:
+        """Poll a condition until it is true; fails with `never` after a generous bound."""
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until:
+            if value := condition():
+                return value  # type: ignore[return-value]  # truthy, so not None or False
+            time.sleep(0.05)
+        raise AssertionError(f"{never} after {PATIENCE:.0f} s\n{self._situation()}")
+
+    def requests_with(self, text: str) -> list[ModelRequest]:
+        """Main requests whose new part holds `text`."""
+        return [r for r in self.model.requests if r.is_main and text in r.latest]
+
+    def _situation(self) -> str:
+        shown = self.run("ls", "--json", check=False).stdout
+        lines = [f"{r.sequence} {r.kind} {r.session_id[:6]} …{r.latest[-200:]!r}" for r in self.model.requests]
+        log = self.log.read_text()[-3000:] if self.log.exists() else ""
+        return "\n".join([shown, *lines, log])
+
+    # Processes
+
+    @property
+    def worker_pid(self) -> int:
+        return int(self.json("worker", "status")["pid"])
+
+    def kill_worker(self) -> None:
+        """SIGKILL, as a crash would; the next command starts another."""
+        process = psutil.Process(self.worker_pid)
+        process.send_signal(signal.SIGKILL)
+        process.wait(PATIENCE)
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything that runs for this world: below its sessions, or from its state directory."""
+        mine = str(self.root)
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.pid != os.getpid() and mine in " ".join(
+                    [*process.cmdline(), *process.environ().values()]
+                ):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def _end_leftovers(self) -> None:
+        left = self.processes()
+        for process in left:
+            process.kill()
+        psutil.wait_procs(left, timeout=10)
