@@ -1,0 +1,328 @@
+"""A worker for the page's tests: the routes and the Socket.IO events, over lists in memory.
+
+It keeps the worker's contract (docs/architecture.md) as far as the page uses it, and can do what a
+real one does on a bad day: refuse, vanish, lose an answer, forget a cookie.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from http.cookies import SimpleCookie
+from typing import Any
+
+import socketio
+import uvicorn
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+import claudedo_webui
+
+COOKIE = "claudedo_test"
+RUNGS = ("stored", "offered", "delivered", "read", "answered")
+Json = dict[str, Any]
+
+
+def ago(seconds: float = 0) -> str:
+    """The moment `seconds` before now, as the worker writes it."""
+    moment = datetime.now(UTC) - timedelta(seconds=seconds)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class FakeWorker:
+    """State that tests change, and a server that can be stopped and started on the same port."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[str, Json] = {}
+        self.messages: dict[str, Json] = {}
+        self.events: list[Json] = []
+        self.sends: list[Json] = []  #: every SendTaskMessage as it arrived
+        self.connects: list[Json] = []  #: the `auth` of every connection
+        self.refusal: Json | None = None  #: what the next send is answered with
+        self.lose_next_ack = False  #: store the next send, then hang up instead of answering
+        self.replays = True  #: whether a connection with `after` is told what it missed
+        self.signed_in = True
+        self._by_key: dict[str, str] = {}
+        self._socket = _bound_socket(0)
+        self.port: int = self._socket.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._sio: socketio.AsyncServer | None = None
+        self._server: uvicorn.Server | None = None
+        self._serving: asyncio.Task[None] | None = None
+
+    # --- what tests do to it ---
+
+    def add_task(self, name: str, *, workspace: str = "shop", **fields: Any) -> str:
+        """Adds a task silently, as if it had been there before; returns its id."""
+        number = len(self.tasks) + 1
+        task_id = f"t_{number:04}"
+        self.tasks[task_id] = {
+            "id": task_id,
+            "name": name,
+            "workspace": workspace,
+            "status": "ongoing",
+            "assignee": "agent",
+            "pending": 0,
+            "asks": 0,
+            "peers": [],
+            "worktree": f"/home/me/{workspace}.worktrees/{name}",
+            "branch": f"claudedo/{name}",
+            "supervised": True,
+            "session": session("idle"),
+        } | fields
+        return task_id
+
+    def add_message(self, task_id: str, body: str, **fields: Any) -> str:
+        """Adds a message silently; `rung` says how far it came. Returns its id."""
+        rung = fields.pop("rung", "stored")
+        seconds = fields.pop("seconds_ago", 0)
+        message_id = f"m_{len(self.messages) + 1:04}"
+        reached = RUNGS[: RUNGS.index(rung) + 1]
+        self.messages[message_id] = {
+            "id": message_id,
+            "task": task_id,
+            "sender": "user",
+            "sender_name": "user",
+            "recipient": self.tasks[task_id]["name"],
+            "body": body,
+            "reply_to": None,
+            "priority": "normal",
+            "created_at": ago(seconds),
+            "receipts": {f"{r}_at": ago(seconds) if r in reached else None for r in RUNGS},
+            "via": None,
+            "attachments": [],
+        } | fields
+        if rung == "stored":
+            self.tasks[task_id]["pending"] += 1
+        return message_id
+
+    async def queue(self, task_id: str, body: str, **fields: Any) -> str:
+        """Adds a message and announces it."""
+        message_id = self.add_message(task_id, body, **fields)
+        await self.announce("message.queued", task_id, message_id)
+        return message_id
+
+    async def climb(self, message_id: str, rung: str, via: str = "hook") -> None:
+        """Takes a message one rung further and announces it."""
+        message = self.messages[message_id]
+        message["receipts"][f"{rung}_at"] = ago()
+        message["via"] = via
+        if rung == "delivered":
+            self.tasks[message["task"]]["pending"] -= 1
+        await self.announce(f"message.{rung}", message["task"], message_id)
+
+    async def change_session(self, task_id: str, changed: Json) -> None:
+        """Changes a task's session and announces its new state."""
+        self.tasks[task_id]["session"] = changed
+        state = {name: changed[name] for name in ("state", "waiting_for", "since", "reason")}
+        await self.announce("session.updated", task_id, **state)
+
+    async def change_task(self, task_id: str, **fields: Any) -> None:
+        """Changes a task and announces that it changed, not how."""
+        self.tasks[task_id].update(fields)
+        await self.announce("task.updated", task_id)
+
+    async def announce(
+        self, kind: str, task_id: str, message_id: str | None = None, **more: Any
+    ) -> None:
+        """Appends an event and tells whoever is connected."""
+        pending = self.tasks[task_id]["pending"] if task_id in self.tasks else 0
+        payload: Json = {"task_id": task_id} | more
+        if message_id is not None:
+            payload |= {"message_id": message_id, "pending": pending}
+        event = {"seq": len(self.events) + 1, "type": kind, "workspace": "w_1", "payload": payload}
+        self.events.append(event)
+        if self._sio is None:
+            return
+        old_names = {
+            "message.queued": "TaskMessageQueued",
+            "message.delivered": "TaskMessageDelivered",
+        }
+        if kind in old_names:
+            await self._sio.emit(old_names[kind], (task_id, pending))
+        await self._sio.emit("event", event)
+
+    # --- its life ---
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[FakeWorker]:
+        """Serves while the block runs."""
+        await self.start()
+        try:
+            yield self
+        finally:
+            await self.stop()
+
+    async def start(self) -> None:
+        """Serves on this worker's port; returns when it accepts connections."""
+        if self._socket.fileno() == -1:
+            self._socket = _bound_socket(self.port)
+        self._sio = socketio.AsyncServer(async_mode="asgi", cors_allowed_origins=[self.url])
+        self._sio.on("connect", self._on_connect)
+        self._sio.on("SendTaskMessage", self._on_send)
+        config = uvicorn.Config(
+            self._app(self._sio), ws="wsproto", log_level="critical", lifespan="off"
+        )
+        self._server = uvicorn.Server(config)
+        self._serving = asyncio.create_task(self._server.serve(sockets=[self._socket]))
+        async with asyncio.timeout(10):
+            while not self._server.started:
+                await asyncio.sleep(0.01)
+
+    async def stop(self) -> None:
+        """Vanishes at once, as a killed worker does."""
+        if self._server is None or self._serving is None:
+            return
+        sio, self._sio = self._sio, None
+        if sio is not None:
+            await sio.shutdown()
+        self._server.should_exit = self._server.force_exit = True
+        async with asyncio.timeout(10):
+            await self._serving
+        self._socket.close()
+        self._server = self._serving = None
+
+    def _app(self, sio: socketio.AsyncServer) -> ASGIApp:
+        static = claudedo_webui.static_dir()
+
+        async def index(_: Request) -> Response:
+            return FileResponse(static / "index.html")
+
+        app = Starlette(
+            routes=[
+                Route("/", index),
+                Mount("/static", StaticFiles(directory=static)),
+                Route("/api/tasks", self._list_tasks),
+                Route("/api/tasks/{task}", self._show_task),
+                Route("/api/tasks/{task}/messages", self._thread),
+                Route("/api/messages/{message}", self._show_message),
+                Mount("/socket.io", socketio.ASGIApp(sio, socketio_path="")),
+            ],
+            middleware=[Middleware(PageHeaders)],
+        )
+        return app
+
+    # --- what the page asks of it ---
+
+    def _allowed(self, cookies: dict[str, str]) -> bool:
+        return self.signed_in and cookies.get(COOKIE) == "yes"
+
+    def _refused(self, request: Request) -> Response | None:
+        return None if self._allowed(request.cookies) else problem(401, "unauthorized")
+
+    async def _list_tasks(self, request: Request) -> Response:
+        return self._refused(request) or JSONResponse(list(self.tasks.values()))
+
+    async def _show_task(self, request: Request) -> Response:
+        if refused := self._refused(request):
+            return refused
+        task = self.tasks.get(request.path_params["task"])
+        if task is None:
+            return problem(404, "not_found")
+        return JSONResponse(task | {"body": "", "repo": None})
+
+    async def _thread(self, request: Request) -> Response:
+        if refused := self._refused(request):
+            return refused
+        task = request.path_params["task"]
+        if task not in self.tasks:
+            return problem(404, "not_found")
+        own = f"task:{task}"
+        shown = [m for m in self.messages.values() if m["task"] == task or m["sender"] == own]
+        return JSONResponse([without_task(m) for m in shown])
+
+    async def _show_message(self, request: Request) -> Response:
+        if refused := self._refused(request):
+            return refused
+        message = self.messages.get(request.path_params["message"])
+        return JSONResponse(sent(message)) if message else problem(404, "not_found")
+
+    async def _on_connect(self, sid: str, environ: Json, auth: Json | None) -> None:
+        cookies = SimpleCookie(environ.get("HTTP_COOKIE", ""))
+        if not self._allowed({name: morsel.value for name, morsel in cookies.items()}):
+            raise socketio.exceptions.ConnectionRefusedError("unauthorized")
+        self.connects.append(auth or {})
+        after = (auth or {}).get("after")
+        if after is not None and self.replays and self._sio is not None:
+            for event in [e for e in self.events if e["seq"] > after]:
+                await self._sio.emit("event", event, to=sid)
+
+    async def _on_send(self, sid: str, task_id: str, body: str, options: Json) -> Json:
+        self.sends.append({"task": task_id, "body": body} | options)
+        if self.refusal is not None:
+            refusal, self.refusal = self.refusal, None
+            return {"error": refusal}
+        message_id = self._by_key.get(options["key"])
+        if message_id is None:
+            fields = {"priority": options["priority"], "reply_to": options["reply_to"]}
+            message_id = await self.queue(task_id, body, **fields)
+            self._by_key[options["key"]] = message_id
+        if self.lose_next_ack and self._sio is not None:
+            self.lose_next_ack = False
+            await self._sio.disconnect(sid)
+        return sent(self.messages[message_id])
+
+
+class PageHeaders:
+    """Puts the worker's security headers on every answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes everything on; adds the headers to HTTP answers."""
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = [
+                    (b"content-security-policy", claudedo_webui.csp().encode()),
+                    (b"x-content-type-options", b"nosniff"),
+                    (b"referrer-policy", b"no-referrer"),
+                ]
+                message["headers"] = [*message["headers"], *headers]
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
+
+
+def session(state: str, *, seconds: float = 30, **fields: Any) -> Json:
+    """A session as `ls --json` shows it, in `state` for `seconds`."""
+    return {
+        "state": state,
+        "waiting_for": None,
+        "since": ago(seconds),
+        "pid": 4711,
+        "session_id": "0b6f2e1c-0000-4000-8000-000000000000",
+        "reason": None,
+    } | fields
+
+
+def sent(message: Json) -> Json:
+    """What `send --json` prints."""
+    return {name: message[name] for name in ("id", "task", "priority", "receipts", "via")}
+
+
+def without_task(message: Json) -> Json:
+    """One element of `thread --json`."""
+    return {name: value for name, value in message.items() if name != "task"}
+
+
+def problem(status: int, code: str) -> Response:
+    """An error as the worker words it."""
+    body = {"type": "about:blank", "title": code, "status": status, "detail": code, "code": code}
+    return JSONResponse(body, status, media_type="application/problem+json")
+
+
+def _bound_socket(port: int) -> socket.socket:
+    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.bind(("127.0.0.1", port))
+    return bound

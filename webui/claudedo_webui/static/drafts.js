@@ -1,0 +1,119 @@
+// What is written but not yet sent, one draft for each task. Kept in the tab's session storage, so
+// that it survives switching tasks, lost connections and reloads, and ends with the tab.
+
+import { signal } from "@preact/signals";
+import { ApiError } from "./api.js";
+import { sendMessage } from "./live.js";
+import { putMessages, tasks } from "./store.js";
+
+const MAX_BODY_BYTES = 256 * 1024; // the worker's limit
+const STORAGE = "claudedo.drafts";
+const EMPTY = Object.freeze({
+  text: "", priority: "normal", replyTo: null, attempt: null, phase: "writing", error: null,
+});
+
+const drafts = signal(restored());
+
+export const draftOf = (taskId) => drafts.value.get(taskId) ?? EMPTY;
+
+/**
+ * Changes a draft: `text`, `priority`, `replyTo`. A shown error or question is withdrawn.
+ * Nothing changes while it is being sent.
+ */
+export function edit(taskId, fields) {
+  const draft = draftOf(taskId);
+  if (draft.phase === "sending") return;
+  put(taskId, { ...draft, phase: "writing", error: null, ...fields });
+}
+
+/** True if Enter would do something. */
+export const sendable = (draft) => draft.phase === "writing" && draft.text.trim() !== "";
+
+/** What Enter does: sends, or first asks whether a halt is meant. */
+export function submit(taskId) {
+  const draft = draftOf(taskId);
+  if (!sendable(draft)) return;
+  if (draft.priority !== "halt") send(taskId);
+  else put(taskId, { ...draft, phase: "confirming", error: null });
+}
+
+/** Sends the draft; it is emptied once the worker stored it, and kept with the reason if not. */
+export async function send(taskId) {
+  const draft = draftOf(taskId);
+  const attempt = attemptFor(draft);
+  const sending = { ...draft, attempt, phase: "sending", error: null };
+  put(taskId, sending);
+  try {
+    checkSize(draft.text);
+    const sent = await sendMessage(taskId, draft.text, {
+      key: attempt.key, priority: draft.priority, reply_to: draft.replyTo?.id ?? null,
+    });
+    putMessages(taskId, [asMessage(taskId, draft, sent)]);
+    put(taskId, EMPTY);
+  } catch (error) {
+    if (!(error instanceof ApiError)) throw error;
+    put(taskId, { ...sending, phase: "writing", error: error.message });
+  }
+}
+
+/** The same text sent again keeps its key, so that it is stored once; another text gets another. */
+function attemptFor({ text, priority, replyTo, attempt }) {
+  const content = JSON.stringify([text, priority, replyTo?.id ?? null]);
+  return attempt?.content === content ? attempt : { key: newKey(), content };
+}
+
+function newKey() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+function checkSize(text) {
+  const size = new TextEncoder().encode(text).length;
+  if (size <= MAX_BODY_BYTES) return;
+  throw new ApiError("usage", `It has ${size.toLocaleString("en")} bytes; at most `
+    + `${MAX_BODY_BYTES.toLocaleString("en")} are possible. Put the long part in a file of the `
+    + "worktree and send its name.");
+}
+
+/** The message as the thread will show it, until the worker's own version is fetched. */
+function asMessage(taskId, draft, sent) {
+  return {
+    id: sent.id,
+    sender: "user",
+    sender_name: "user",
+    recipient: tasks.value.get(taskId)?.name ?? taskId,
+    body: draft.text,
+    reply_to: draft.replyTo?.id ?? null,
+    priority: sent.priority,
+    created_at: sent.receipts.stored_at,
+    receipts: sent.receipts,
+    via: sent.via,
+    attachments: [],
+  };
+}
+
+// --- storage ---
+
+function put(taskId, draft) {
+  const next = new Map(drafts.value);
+  if (draft === EMPTY) next.delete(taskId);
+  else next.set(taskId, draft);
+  drafts.value = next;
+  const kept = [...next].map(([id, { text, priority, replyTo, attempt }]) =>
+    [id, { text, priority, replyTo, attempt }]);
+  try {
+    sessionStorage.setItem(STORAGE, JSON.stringify(kept));
+  } catch (error) {
+    console.warn("Drafts will not survive a reload:", error.message); // storage full or forbidden
+  }
+}
+
+function restored() {
+  try {
+    const kept = JSON.parse(sessionStorage.getItem(STORAGE) ?? "[]");
+    return new Map(kept.map(([id, draft]) => [id, { ...EMPTY, ...draft }]));
+  } catch (error) {
+    console.warn("Kept drafts cannot be read:", error.message);
+    return new Map();
+  }
+}
