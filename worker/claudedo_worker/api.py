@@ -24,7 +24,7 @@ import claudedo_webui
 from claudedo import protocol
 from claudedo.errors import ClaudedoError, ForbiddenError, UnauthorizedError, UsageError, VersionError
 from claudedo.model import Event, Priority, Rung, Session, Task
-from claudedo_worker import journal
+from claudedo_worker import checkout, journal
 from claudedo_worker.access import KEY, LINK_SECONDS, Access, Door, Kind
 from claudedo_worker.bus import Bus
 from claudedo_worker.mailbox import Mailbox
@@ -318,6 +318,8 @@ class Api:
         pending = await self.context.store.pending(task.id)
         data = protocol.task_json(task, session, pending=pending, peers=peers)
         data |= {"body": task.body, "repo": task.repo, "base": task.base}
+        state = await checkout.look(task.worktree, task.base)
+        data["work"] = asdict(state) if state else None
         if session:
             data["session"] |= self._details(session)
         return data

@@ -135,8 +135,10 @@ def show(
         render.as_json(task)
         return
     session = task.pop("session") or {}
+    work = task.pop("work", None) or {}
     for key, value in (
         *task.items(),
+        *((f"work {key}", value) for key, value in work.items()),
         *((f"session {key.removeprefix('session_')}", session[key]) for key in session),
     ):
         if value not in (None, [], ""):
