@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -21,10 +19,10 @@ from playwright.async_api import Browser, Page, async_playwright, expect
 
 import claudedo_webui
 from tests.browser.fake_worker import COOKIE, FakeWorker, session
+from tests.support.browser import ARGUMENTS, require_chromium
 
 pytestmark = [pytest.mark.anyio, pytest.mark.browser]
 
-CHROMIUM = os.environ.get("CLAUDEDO_TEST_CHROMIUM") or shutil.which("chromium")
 WATCH_POLICY = """
 document.addEventListener("securitypolicyviolation",
   (event) => console.error("VIOLATION " + event.violatedDirective + " " + event.blockedURI));
@@ -84,12 +82,11 @@ async def worker() -> AsyncIterator[FakeWorker]:
 
 @pytest.fixture
 async def desk(worker: FakeWorker) -> AsyncIterator[Desk]:
-    if CHROMIUM is None:
-        pytest.skip("There is no chromium: install it or name one in CLAUDEDO_TEST_CHROMIUM.")
+    chromium = require_chromium()
     expect.set_options(timeout=15_000)
     async with async_playwright() as playwright, AsyncExitStack() as stack:
         browser = await playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox"], headless=True
+            executable_path=chromium, args=list(ARGUMENTS), headless=True
         )
         stack.push_async_callback(browser.close)
         yield Desk(browser, worker, stack)
