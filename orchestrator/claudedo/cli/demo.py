@@ -19,6 +19,6 @@ def demo(
 
     Example: claudedo demo
     """
-    from claudedo.demo import run
+    from claudedo.demo.run import run
 
     raise typer.Exit(run(keep=keep))
