@@ -221,8 +221,8 @@ class Terminal:
     async def attach(self, rows: int, cols: int, *, read_only: bool = True) -> None:
         """Have `output` give the scrollback and what follows. Best on a connection of its own:
         answers queue up behind output that nobody takes."""
-        self._attached = True
-        await self._send(encode_json(Kind.ATTACH, rows=rows, cols=cols, read_only=read_only))
+        order = encode_json(Kind.ATTACH, rows=rows, cols=cols, read_only=read_only)
+        await self._order(order, Kind.ATTACH)
 
     async def output(self) -> AsyncIterator[bytes]:
         """After `attach`: the output until the child ends or the connection is lost."""
@@ -287,6 +287,8 @@ class Terminal:
         expected, future = self._answers.popleft()
         if kind is Kind.HELLO:
             self._greeted(payload)
+        if expected is Kind.ATTACH and kind is Kind.STATUS:
+            self._attached, kind = True, Kind.ATTACH  # an end told before this ends no output
         if future.done():
             return  # who asked was cancelled meanwhile
         if kind is Kind.ERROR:
