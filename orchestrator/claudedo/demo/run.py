@@ -24,7 +24,7 @@ from rich.console import Console
 from claudedo.demo import scenario
 from claudedo.demo.scenario import BACKEND, FRONTEND, SlowTool
 from claudedo.demo.stage import Stage
-from claudedo.errors import ClaudedoError, RefusedError
+from claudedo.errors import ClaudedoError
 from claudedo.model import Rung
 
 PATIENCE = 60.0
@@ -46,11 +46,15 @@ class Failure(Exception):
 def run(keep: bool) -> int:
     """Play the demonstration; with `keep`, leave it up until Enter or Ctrl-C.
 
-    Returns the exit status: 1 if something did not come true. Raises `RefusedError` without a
-    `claude`. Nothing of it is left when this returns or raises, but the logs of a failure.
+    Returns the exit status: 1 without a `claude` that runs, and if something did not come true.
+    Nothing of it is left when this returns or raises, but the logs of a failure.
     """
-    claude, version = _claude()
     console = Console(highlight=False, markup=False, emoji=False)
+    try:
+        claude, version = _claude()
+    except Failure as failure:
+        _complain(str(failure))
+        return 1
     with Stage(claude) as stage:
         show = Show(console, stage)
         try:
@@ -65,11 +69,11 @@ def run(keep: bool) -> int:
 
 
 def _claude() -> tuple[str, str]:
-    """The path and the version of the `claude` to show. Raises `RefusedError`."""
+    """The path and the version of the `claude` to show. Raises `Failure`."""
     name = os.environ.get("CLAUDEDO_CLAUDE") or "claude"
     path = shutil.which(name)
     if path is None:
-        raise RefusedError(f"There is no `{name}` to show. {INSTALL}")
+        raise Failure(f"There is no `{name}` to show. {INSTALL}")
     try:
         answer = subprocess.run(
             [path, "--version"],
@@ -80,7 +84,7 @@ def _claude() -> tuple[str, str]:
             check=True,
         ).stdout
     except (OSError, subprocess.SubprocessError) as error:
-        raise RefusedError(f"{path} does not run: {error}. {INSTALL}") from error
+        raise Failure(f"{path} does not run: {error}. {INSTALL}") from error
     return os.path.abspath(path), answer.strip().split(" ")[0]  # noqa: PTH100 - keeps links
 
 
@@ -209,10 +213,8 @@ class Show:
 
     def fail(self, failure: Exception) -> None:
         """Say what did not come true and where to look."""
-        errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
-        errors.print()
-        errors.print(f"claudedo: the demonstration failed: {failure}", style="bold red")
-        errors.print(f"The logs are in {self._stage.save_logs()}", soft_wrap=True)
+        _complain(f"the demonstration failed: {failure}")
+        _complain(f"its logs are in {self._stage.save_logs()}")
 
     # What is looked at
 
@@ -293,6 +295,11 @@ class Show:
         self._shell("claudedo", *map(_quoted, arguments))
         if status := self._stage.run(*arguments):
             raise Failure(f"`claudedo {arguments[0]}` ended with status {status}")
+
+
+def _complain(sentence: str) -> None:
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+    console.print(f"claudedo: {sentence}", style="bold red", soft_wrap=True)
 
 
 def _quoted(argument: str) -> str:
