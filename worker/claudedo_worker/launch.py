@@ -14,7 +14,7 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,20 +100,8 @@ def split_arguments(arguments: Sequence[str], cwd: Path) -> Arguments:
     """
     found: dict[str, list[str]] = {flag: [] for flag in _MERGED}
     rest: list[str] = []
-    items = list(arguments)
-    while items:
-        item = items.pop(0)
-        flag, glued, value = item.partition("=")
-        if flag in _REFUSED:
-            raise UsageError(f"{flag} cannot be passed to claude: claudedo sets it itself.")
-        if flag not in found:
-            rest.append(item)
-            continue
-        if not glued and not items:
-            raise UsageError(f"{flag} needs a value.")
-        found[flag].append(value if glued else items.pop(0))
-        while flag == "--mcp-config" and items and not items[0].startswith("-"):
-            found[flag].append(items.pop(0))
+    for flag, value in _pairs(arguments):
+        (found[flag] if flag else rest).append(value)
     texts = [*found["--append-system-prompt"]]
     texts += [_read(cwd / path) for path in found["--append-system-prompt-file"]]
     return Arguments(
@@ -121,6 +109,18 @@ def split_arguments(arguments: Sequence[str], cwd: Path) -> Arguments:
         servers=tuple(_json(value, cwd, "--mcp-config") for value in found["--mcp-config"]),
         instructions=tuple(texts),
         rest=tuple(rest),
+    )
+
+
+def anchored(arguments: Sequence[str], cwd: Path) -> tuple[str, ...]:
+    """`arguments` with every file of a merged flag named by its absolute path, seen from `cwd`.
+
+    A session starts elsewhere than the command that asked for it. Raises `UsageError`.
+    """
+    return tuple(
+        item
+        for flag, value in _pairs(arguments)
+        for item in ((flag, _anchored(flag, value, cwd)) if flag else (value,))
     )
 
 
@@ -319,6 +319,29 @@ def _command(arguments: Sequence[str], timeout: int) -> dict[str, Any]:
         "args": ["-I", "-S", *arguments],
         "timeout": timeout,
     }
+
+
+def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Each merged flag with each of its values, and ("", argument) for all that is passed on."""
+    items = list(arguments)
+    while items:
+        item = items.pop(0)
+        flag, glued, value = item.partition("=")
+        if flag in _REFUSED:
+            raise UsageError(f"{flag} cannot be passed to claude: claudedo sets it itself.")
+        if flag not in _MERGED:
+            yield "", item
+            continue
+        if not glued and not items:
+            raise UsageError(f"{flag} needs a value.")
+        yield flag, value if glued else items.pop(0)
+        while flag == "--mcp-config" and items and not items[0].startswith("-"):
+            yield flag, items.pop(0)
+
+
+def _anchored(flag: str, value: str, cwd: Path) -> str:
+    is_text = flag == "--append-system-prompt" or value.lstrip().startswith("{")
+    return value if is_text else str(cwd / Path(value).expanduser())
 
 
 def _json(value: str, cwd: Path, flag: str) -> dict[str, Any]:

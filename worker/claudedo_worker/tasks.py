@@ -210,7 +210,7 @@ class Tasks:
             launch=Launch(
                 model=request.model,
                 permission_mode=request.permission_mode,
-                claude_args=request.claude_args,
+                claude_args=launch.anchored(request.claude_args, Path(request.cwd)),
             ),
             created_at=now(),
         )
