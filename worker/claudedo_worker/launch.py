@@ -54,6 +54,10 @@ _STRIPPED = (
 _REFUSED = ("-p", "--print", "-r", "--resume", "-c", "--continue", "--session-id", "--worktree", "-w")
 _MERGED = ("--settings", "--mcp-config", "--append-system-prompt", "--append-system-prompt-file")
 
+# What a person decides for a repository with "don't ask again" (settings.local.json).
+_RULES = ("allow", "ask", "deny", "additionalDirectories")
+_APPROVALS = ("enableAllProjectMcpServers", "enabledMcpjsonServers", "disabledMcpjsonServers")
+
 INSTRUCTIONS = """\
 # claudedo
 
@@ -145,7 +149,8 @@ def prepare(
     mode = task.launch.permission_mode or default_permission_mode(environ)
     words = {"claude": claude, "permission_mode": mode}
     _write(folder / "session.json", _session(settings, session_id, credential) | words)
-    _write(folder / "settings.json", merge(*given.settings, _settings(programs, folder)))
+    ours = _settings(programs, folder)
+    _write(folder / "settings.json", merge(_decisions(task), *given.settings, ours))
     _write(folder / "mcp.json", merge(*given.servers, _servers(programs, folder)))
     _private(folder / "instructions.md", text)
     env = environment(environ, task, session_id, peers)
@@ -303,6 +308,24 @@ def _settings(programs: Path, folder: Path) -> dict[str, Any]:
         "permissions": {"allow": [f"mcp__{SERVER}__{tool}" for tool in ALLOWED]},
         "hooks": {event: [{"hooks": entries}] for event, entries in hooks.items()},
     }
+
+
+def _decisions(task: Task) -> dict[str, Any]:
+    """What the person decided in the main checkout, for a session in a worktree of it.
+
+    Newer versions look there by themselves, older ones do not (3.10). Only lists of rules are
+    taken: a permission mode is never taken over.
+    """
+    if not task.repo or task.worktree == task.repo:
+        return {}
+    try:
+        local = json.loads((Path(task.repo) / ".claude" / "settings.local.json").read_bytes())
+        rules = {kind: local.get("permissions", {}).get(kind) for kind in _RULES}
+    except (FileNotFoundError, NotADirectoryError, ValueError, AttributeError):
+        return {}
+    approved = {key: local[key] for key in _APPROVALS if isinstance(local.get(key), list | bool)}
+    kept = {kind: rule for kind, rule in rules.items() if isinstance(rule, list)}
+    return {"permissions": kept, **approved}
 
 
 def _call(event: str) -> dict[str, Any]:
