@@ -76,6 +76,12 @@ class VersionError(ClaudedoError):
     code = "version"
 
 
+class StorageError(ClaudedoError):
+    """The state cannot be read or written: a full disk, a damaged or foreign file."""
+
+    code = "storage"
+
+
 class UnavailableError(ClaudedoError):
     """The worker cannot be reached."""
 
@@ -96,6 +102,7 @@ KINDS: dict[str, type[ClaudedoError]] = {
         UnauthorizedError,
         ForbiddenError,
         VersionError,
+        StorageError,
         UnavailableError,
     )
 }

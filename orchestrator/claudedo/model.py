@@ -30,8 +30,13 @@ def new_id(kind: str) -> str:
 
 
 def now() -> str:
-    """The present moment as the text that is stored everywhere: ISO 8601, UTC, milliseconds."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """The present moment as the text that is stored everywhere."""
+    return stamp(datetime.now(UTC))
+
+
+def stamp(moment: datetime) -> str:
+    """A moment in UTC as text that sorts by age: ISO 8601 with milliseconds."""
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def check_name(name: str) -> str:
@@ -118,7 +123,7 @@ class Rung(StrEnum):
 class Transport(StrEnum):
     """A path by which a message can reach a session."""
 
-    HOOK = "hook"  #: additional context of a PostToolUse, UserPromptSubmit or Stop hook
+    HOOK = "hook"  #: additional context of a PostToolBatch, UserPromptSubmit or Stop hook
     CHANNEL = "channel"  #: a `notifications/claude/channel` push
     WAITER = "waiter"  #: the idle process whose exit wakes the session; carries a reminder
     TYPED = "typed"  #: a line typed into the idle terminal; carries a reminder

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from claudedo.model import Message, Receipts, Session, Task
+from claudedo.model import Event, Message, Receipts, Session, Task
 
 PROTOCOL_VERSION = 1
 """Raised when a command and a worker of different releases could misunderstand each other."""
@@ -84,4 +84,15 @@ def task_json(
         "branch": task.branch,
         "supervised": True,
         "session": session_json(session),
+    }
+
+
+def event_json(event: Event) -> dict[str, Any]:
+    """An event of the long poll and of Socket.IO."""
+    return {
+        "seq": event.seq,
+        "type": event.type,
+        "workspace": event.workspace_id,
+        "payload": event.payload,
+        "at": event.at,
     }

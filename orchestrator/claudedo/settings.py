@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import stat
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,24 +78,22 @@ def load(environ: dict[str, str] | None = None) -> Settings:
     env = dict(os.environ) if environ is None else environ
     home = _home(env)
     config = _config(home / "config.toml")
-    return Settings(
-        home=home,
-        run=_run_dir(home),
-        claude=env.get("CLAUDEDO_CLAUDE") or config.pop("claude", "claude"),
-        **config,
-    )
+    if chosen := env.get("CLAUDEDO_CLAUDE"):
+        config["claude"] = chosen
+    return Settings(home=home, run=_run_dir(home), **{"claude": "claude", **config})
 
 
 def make_private(directory: Path) -> Path:
-    """Create `directory` with mode 0700, or check that an existing one is ours alone.
+    """Create `directory` with mode 0700 whatever the umask, or make an existing one ours alone.
 
-    Raises `RefusedError` if it belongs to somebody else, `OSError` if it cannot be made.
+    Raises `RefusedError` if it (or the link that stands in its place) belongs to somebody else,
+    `OSError` if it cannot be made.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = directory.stat()
-    if status.st_uid != os.getuid():
+    if {status.st_uid, directory.lstat().st_uid} != {os.getuid()}:
         raise RefusedError(f"{directory} belongs to another user; set CLAUDEDO_HOME elsewhere.")
-    if status.st_mode & 0o077:
+    if stat.S_IMODE(status.st_mode) != 0o700:
         directory.chmod(0o700)
     return directory
 
@@ -103,21 +101,23 @@ def make_private(directory: Path) -> Path:
 def _home(env: dict[str, str]) -> Path:
     if chosen := env.get("CLAUDEDO_HOME"):
         return Path(chosen).expanduser().absolute()
-    if state := env.get("XDG_STATE_HOME"):
-        return Path(state) / "claudedo"
+    state = Path(env.get("XDG_STATE_HOME") or ".")
+    if state.is_absolute():  # a relative one is to be ignored (XDG Base Directory Specification)
+        return state / "claudedo"
     return Path(env.get("HOME") or "~").expanduser() / ".local/state/claudedo"
 
 
 def _run_dir(home: Path) -> Path:
-    """`home` itself, or a short private folder derived from it when its path is too long."""
+    """`home`/run, or a short private folder named after `home` when that path is too long.
+
+    Not below TMPDIR: every shell and session must come to the same folder, whatever its
+    environment. `make_private` checks that nobody else made it.
+    """
     run = home / "run"
     if len(os.fsencode(run)) + _LONGEST_SOCKET_NAME <= MAX_SOCKET_PATH:
         return run
     digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:12]
-    short = Path(tempfile.gettempdir()) / f"claudedo-{os.getuid()}-{digest}"
-    if len(os.fsencode(short)) + _LONGEST_SOCKET_NAME <= MAX_SOCKET_PATH:
-        return short
-    return Path("/tmp") / short.name  # the one folder known to be short; `make_private` checks it
+    return Path(f"/tmp/claudedo-{os.getuid()}-{digest}")
 
 
 _KEYS: dict[str, type] = {
@@ -141,4 +141,6 @@ def _config(path: Path) -> dict[str, Any]:
             raise UsageError(f"{path}: unknown key {key!r}; known: {', '.join(_KEYS)}")
         if type(value) is not _KEYS[key]:
             raise UsageError(f"{path}: {key} must be of type {_KEYS[key].__name__}")
+    if not 1 <= values.get("port", 1) <= 65_535:
+        raise UsageError(f"{path}: port must be between 1 and 65535")
     return values

@@ -10,6 +10,8 @@ from claudedo import settings
 from claudedo.errors import ClaudedoError
 from claudedo_worker import daemon
 
+log = logging.getLogger(__name__)
+
 
 def main() -> int:
     """Run the worker; 0 when it was told to stop or another one serves already."""
@@ -21,9 +23,16 @@ def main() -> int:
     try:
         asyncio.run(daemon.run(settings.load()))
     except daemon.AlreadyRunningError:
-        logging.getLogger(__name__).info("another worker serves here")
+        log.info("another worker serves here")
     except ClaudedoError as error:
-        logging.getLogger(__name__).error("%s", error)
+        log.critical("%s", error)
+        return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # A home without write permission, a folder where a file should be.
+        words = "%s cannot be used: %s. Repair that, or set CLAUDEDO_HOME to another folder."
+        log.critical(words, error.filename, error.strerror)
         return 1
     return 0
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import os
 import secrets
 import socket
 import struct
@@ -18,18 +17,20 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from enum import StrEnum
-from http.cookies import SimpleCookie
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from claudedo.errors import StorageError
 from claudedo_worker import processes
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+IsOurs = Callable[[str], Awaitable[bool]]
 
 KEY = "claudedo.access"
 COOKIE_DAYS = 30
@@ -44,7 +45,7 @@ class Kind(StrEnum):
     PERSON = "person"  #: the 0600 unix socket
     PAGE = "page"  #: the cookie, got through a one-time link
     SESSION = "session"  #: a process below one of our sessions, whatever socket it uses
-    NOBODY = "nobody"  #: none
+    NOBODY = "nobody"  #: none, or a process that was gone before it could be looked at
 
 
 @dataclass(frozen=True)
@@ -81,16 +82,20 @@ def peer_pid(connection: Any) -> int:
 class Door:
     """Makes and checks page credentials, and wraps the application."""
 
-    def __init__(self, app: App, secret: str, worker_id: str) -> None:
+    def __init__(self, app: App, secret: str, worker_id: str, is_ours: IsOurs) -> None:
+        """`is_ours` tells if a session id is one of this worker's, dead or alive."""
         self._app = app
         self._secret = secret.encode()
+        self._is_ours = is_ours
         self.cookie_name = f"claudedo_{worker_id}"
         self._links: dict[str, float] = {}
 
     def new_link(self) -> str:
         """A one-time token for the page, good for a minute."""
+        at = time.monotonic()
+        self._links = {token: until for token, until in self._links.items() if until > at}
         token = secrets.token_urlsafe(24)
-        self._links[token] = time.monotonic() + LINK_SECONDS
+        self._links[token] = at + LINK_SECONDS
         return token
 
     def redeem(self, token: str) -> str | None:
@@ -108,54 +113,77 @@ class Door:
     def _valid(self, cookie: str) -> bool:
         text, _, signature = cookie.rpartition(".")
         until = text.partition(".")[0]
-        if not until.isdigit() or int(until) < time.time():
+        if not hmac.compare_digest(signature.encode(), self._sign(text).encode()):
             return False
-        return hmac.compare_digest(signature, self._sign(text))
+        return int(until) >= time.time()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI: refuse foreign Hosts and Origins, say who asks, go on."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
+        headers = {
+            key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]
+        }
         on_unix = (scope.get("client") or ("", 0))[0] == _UNIX
         if not on_unix and (refusal := _foreign(headers)):
-            await _refuse(scope, receive, send, refusal)
+            await refuse(scope, receive, send, 403, "forbidden", refusal)
             return
-        scope[KEY] = self._access(scope, headers, on_unix=on_unix)
+        try:
+            scope[KEY] = await self._on_unix(scope) if on_unix else self._on_port(headers)
+        except StorageError as error:
+            await refuse(scope, receive, send, 507, error.code, str(error))
+            return
         await self._app(scope, receive, send)
 
-    def _access(self, scope: Scope, headers: dict[str, str], *, on_unix: bool) -> Access:
-        if on_unix:
-            pid = scope["client"][1]
-            marks = processes.ancestors_sessions(pid) if pid and pid != os.getpid() else set()
-            if marks:
-                return Access(Kind.SESSION, min(marks))
-            return Access(Kind.PERSON)
-        cookie = SimpleCookie(headers.get("cookie", "")).get(self.cookie_name)
-        if cookie and self._valid(cookie.value):
-            return Access(Kind.PAGE)
-        return Access(Kind.NOBODY)
+    async def _on_unix(self, scope: Scope) -> Access:
+        """The person, unless the process descends from a session that this worker started."""
+        pid = scope["client"][1]
+        marks = processes.sessions_above(pid) if pid else None
+        if marks is None:
+            return Access(Kind.NOBODY)
+        for session_id in marks:
+            # The mark of another state directory's session means nothing here.
+            if await self._is_ours(session_id):
+                return Access(Kind.SESSION, session_id)
+        return Access(Kind.PERSON)
+
+    def _on_port(self, headers: dict[str, str]) -> Access:
+        pairs = (pair.strip().partition("=") for pair in headers.get("cookie", "").split(";"))
+        # By hand: http.cookies stops at the first cookie it dislikes, and every program on this
+        # host shares our jar.
+        valid = any(name == self.cookie_name and self._valid(value) for name, _, value in pairs)
+        return Access(Kind.PAGE if valid else Kind.NOBODY)
 
 
 def _foreign(headers: dict[str, str]) -> str | None:
     """Why a request on the port is none of ours: DNS rebinding, or another site's page."""
     host = headers.get("host", "")
-    if (urlsplit(f"//{host}").hostname or "") not in _LOOPBACK:
+    if _host_name(host) not in _LOOPBACK:
         return "This address is not served here."
     origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != host:
+    if origin is not None and origin.partition("://")[2] != host:
         return "Requests from other sites are refused."
     return None
 
 
-async def _refuse(scope: Scope, receive: Receive, send: Send, detail: str) -> None:
+def _host_name(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+async def refuse(
+    scope: Scope, receive: Receive, send: Send, status: int, code: str, detail: str
+) -> None:
+    """Answer an HTTP request with a problem, a WebSocket's opening with 403."""
     if scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.close", "code": 1008})
         return
-    body = {"type": "about:blank", "title": "Forbidden", "status": 403, "detail": detail}
-    data = json.dumps(body | {"code": "forbidden"}).encode()
+    title = HTTPStatus(status).phrase
+    body = {"type": "about:blank", "title": title, "status": status, "detail": detail, "code": code}
     headers = [(b"content-type", b"application/problem+json")]
-    await send({"type": "http.response.start", "status": 403, "headers": headers})
-    await send({"type": "http.response.body", "body": data})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": json.dumps(body).encode()})

@@ -6,24 +6,33 @@ Every rule of the domain lives below; every error is translated here, once, to p
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 import claudedo_webui
 from claudedo import protocol
-from claudedo.errors import ClaudedoError, ForbiddenError, UnauthorizedError, UsageError, VersionError
-from claudedo.model import Event, Priority, Rung, Session, Task
+from claudedo.errors import (
+    ClaudedoError,
+    ConflictError,
+    ForbiddenError,
+    NotFoundError,
+    UnauthorizedError,
+    UsageError,
+    VersionError,
+)
+from claudedo.model import Priority, Rung, Session, Task, check_body
 from claudedo_worker import checkout, journal
 from claudedo_worker.access import KEY, LINK_SECONDS, Access, Door, Kind
 from claudedo_worker.bus import Bus
@@ -32,8 +41,11 @@ from claudedo_worker.store import Store
 from claudedo_worker.supervisor import Supervisor
 from claudedo_worker.tasks import StartRequest, Tasks, Wanted
 
+log = logging.getLogger(__name__)
+
 LONGEST_WAIT = 30.0  # seconds that one request may wait for news
 BODY_LIMIT = 4 * 1024 * 1024
+LARGEST_NUMBER = 2**63 - 1  # what the database can count to
 
 STATUS = {
     "usage": 400,
@@ -46,6 +58,7 @@ STATUS = {
     "conflict": 409,
     "version": 409,
     "timeout": 504,
+    "storage": 507,
 }
 
 PEOPLE = frozenset({Kind.PERSON, Kind.PAGE})
@@ -164,9 +177,11 @@ class Api:
 
     async def resolve(self, request: Request) -> Response:
         """The task that a person means."""
-        query = request.query_params
+        query = dict(request.query_params)
         task = await self.context.tasks.resolve(
-            query.get("target", ""), cwd=query.get("cwd"), workspace=query.get("workspace")
+            _line(query, "target"),
+            cwd=_optional(query, "cwd"),
+            workspace=_optional(query, "workspace"),
         )
         return JSONResponse(await self._show(task))
 
@@ -178,8 +193,9 @@ class Api:
         pending = await self.context.store.pending_by_task()
         peers: dict[str, list[str]] = {task_id: [] for task_id in tasks}
         for one, other in await self.context.store.links():
-            peers[one].append(tasks[other].name)
-            peers[other].append(tasks[one].name)
+            if one in tasks and other in tasks:  # not one that came or went meanwhile
+                peers[one].append(tasks[other].name)
+                peers[other].append(tasks[one].name)
         listed = [
             protocol.task_json(
                 task,
@@ -199,9 +215,7 @@ class Api:
     async def start(self, request: Request) -> Response:
         """Create, link and launch."""
         drafts = await self.context.tasks.start(_start_request(await _json(request)))
-        listed = [
-            {"id": d.task.id, "name": d.task.name, "created": not d.exists} for d in drafts
-        ]
+        listed = [{"id": d.task.id, "name": d.task.name, "created": not d.exists} for d in drafts]
         return JSONResponse({"tasks": listed})
 
     async def stop_task(self, request: Request) -> Response:
@@ -224,7 +238,7 @@ class Api:
     async def link(self, request: Request) -> Response:
         """Make two tasks peers."""
         data = await _json(request)
-        one, other = [await self.context.store.task(_text(data, key)) for key in ("a", "b")]
+        one, other = [await self.context.store.task(_line(data, key)) for key in ("a", "b")]
         await self.context.tasks.link(one, other)
         return JSONResponse({"linked": True})
 
@@ -240,7 +254,7 @@ class Api:
         task = await self._task(request)
         live = self.context.supervisor.of_task(task.id)
         if live is None:
-            raise ClaudedoError(f"{task.name} has no running session; start it first.")
+            raise ConflictError(f"{task.name} has no running session; start it first.")
         return JSONResponse({"socket": live.session.holder_socket})
 
     async def task_log(self, request: Request) -> Response:
@@ -260,10 +274,13 @@ class Api:
     async def send_message(self, request: Request) -> Response:
         """Store a message for a task."""
         data = await _json(request)
+        task, sender = await self._task(request), await self._sender(request)
+        if sender:
+            await self.context.mailbox.check_reach(sender, task)
         message = await self.context.mailbox.send(
-            await self._task(request),
+            task,
             _text(data, "body"),
-            sender=await self._sender(request),
+            sender=sender,
             key=_optional(data, "key"),
             priority=_priority(data),
             reply_to=_optional(data, "reply_to"),
@@ -283,22 +300,27 @@ class Api:
         if rung and rung not in set(Rung):
             raise UsageError(f"{rung!r} is no rung; there are {', '.join(Rung)}.")
         until = time.monotonic() + _wait(request)
-        message = await self.context.store.message(message_id)
-        while rung and not message.receipts.reached(Rung(rung)) and time.monotonic() < until:
-            await self.context.bus.wait(min(until - time.monotonic(), 1.0))
+        while True:
+            newest = self.context.bus.last
             message = await self.context.store.message(message_id)
-        return JSONResponse(protocol.sent_json(message))
+            left = until - time.monotonic()
+            if not rung or message.receipts.reached(Rung(rung)) or left <= 0:
+                return JSONResponse(protocol.sent_json(message))
+            await self.context.bus.wait(left, since=newest)
 
     async def events(self, request: Request) -> Response:
         """The facts after a number; waits for the first one if asked to."""
-        after = _number(request, "after")
+        after = min(_number(request, "after"), await self.context.store.last_event())
         until = time.monotonic() + _wait(request)
-        events = await self.context.store.events_after(after)
-        while not events and time.monotonic() < until:
-            await self.context.bus.wait(max(until - time.monotonic(), 0))
+        while True:
+            newest = self.context.bus.last
             events = await self.context.store.events_after(after)
-        following = events[-1].seq if events else max(after, await self.context.store.last_event())
-        return JSONResponse({"events": [event_json(e) for e in events], "next": following})
+            left = until - time.monotonic()
+            if events or left <= 0:
+                break
+            await self.context.bus.wait(left, since=newest)
+        told = [protocol.event_json(event) for event in events]
+        return JSONResponse({"events": told, "next": events[-1].seq if events else after})
 
     # Pieces
 
@@ -376,7 +398,11 @@ def build(context: Context) -> Starlette:
     ]
     return Starlette(
         routes=routes,
-        exception_handlers={ClaudedoError: _problem, HTTPException: _http_problem},  # type: ignore[dict-item]  # Starlette calls each with its own class
+        exception_handlers={
+            ClaudedoError: _problem,  # type: ignore[dict-item]  # called with its own class
+            HTTPException: _http_problem,  # type: ignore[dict-item]  # the same
+            Exception: _unexpected,
+        },
     )
 
 
@@ -386,7 +412,11 @@ def _guarded(api: Api, rule: Rule) -> Callable[[Request], Awaitable[Response]]:
         if access.kind not in rule.who:
             raise _denial(access)
         spoken = request.headers.get(protocol.PROTOCOL_HEADER)
-        if spoken and spoken != str(protocol.PROTOCOL_VERSION) and rule.handler is not Api.stop_worker:
+        if (
+            spoken
+            and spoken != str(protocol.PROTOCOL_VERSION)
+            and rule.handler is not Api.stop_worker
+        ):
             raise VersionError(
                 f"The running worker is claudedo {api.context.version} (protocol "
                 f"{protocol.PROTOCOL_VERSION}), this command speaks protocol {spoken}. Run "
@@ -399,21 +429,10 @@ def _guarded(api: Api, rule: Rule) -> Callable[[Request], Awaitable[Response]]:
 
 def _denial(access: Access) -> ClaudedoError:
     if access.kind is Kind.NOBODY:
-        return UnauthorizedError("Open the page with `claudedo open`.")
+        return UnauthorizedError("No valid credential: `claudedo open` opens the page anew.")
     if access.kind is Kind.SESSION:
         return ForbiddenError("This is a person's decision; a session cannot take it.")
     return ForbiddenError("This can only be done from a terminal.")
-
-
-def event_json(event: Event) -> dict[str, Any]:
-    """An event as it goes over the wire."""
-    return {
-        "seq": event.seq,
-        "type": event.type,
-        "workspace": event.workspace_id,
-        "payload": event.payload,
-        "at": event.at,
-    }
 
 
 def problem(error: ClaudedoError) -> dict[str, Any]:
@@ -434,25 +453,50 @@ async def _problem(request: Request, error: ClaudedoError) -> Response:
 
 
 async def _http_problem(request: Request, error: HTTPException) -> Response:
-    body = {"type": "about:blank", "title": error.detail, "status": error.status_code}
-    codes = {404: "not_found", 405: "usage"}
-    body |= {"detail": error.detail, "code": codes.get(error.status_code, "failed")}
-    return JSONResponse(body, error.status_code, media_type="application/problem+json")
+    kind = NotFoundError if error.status_code == HTTPStatus.NOT_FOUND else UsageError
+    body = problem(kind(f"{request.method} {request.url.path}: {error.detail}."))
+    body |= {"title": HTTPStatus(error.status_code).phrase, "status": error.status_code}
+    media_type = "application/problem+json"
+    return JSONResponse(body, error.status_code, error.headers, media_type=media_type)
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    """A fault of ours. Starlette raises it again after this answer, for the server to log."""
+    words = "The worker failed at this; its log says where. Nothing else is affected."
+    return await _problem(request, ClaudedoError(words))
 
 
 async def _json(request: Request) -> dict[str, Any]:
-    data = bytearray()
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > BODY_LIMIT:
-            raise UsageError(f"The request is larger than {BODY_LIMIT // 2**20} MiB.")
+    """The JSON object in the request. Raises `UsageError` for anything else.
+
+    Texts are Unicode, but for those of `env`: an environment holds bytes.
+    """
     try:
-        value = json.loads(data)
-    except ValueError as error:
+        value = json.loads(await _body(request))
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"The request is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise UsageError("The request must be a JSON object.")
+    texts = {key: given for key, given in value.items() if key != "env"}
+    try:
+        json.dumps(texts, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            "The request holds text that is not Unicode (a lone surrogate)."
+        ) from error
     return value
+
+
+async def _body(request: Request) -> bytes:
+    data = bytearray()
+    try:
+        async for chunk in request.stream():
+            data += chunk
+            if len(data) > BODY_LIMIT:
+                raise UsageError(f"The request is larger than {BODY_LIMIT // 2**20} MiB.")
+    except ClientDisconnect as error:
+        raise UsageError("The request broke off.") from error
+    return bytes(data)
 
 
 def _text(data: Mapping[str, Any], key: str) -> str:
@@ -462,12 +506,39 @@ def _text(data: Mapping[str, Any], key: str) -> str:
     return value
 
 
+def _line(data: Mapping[str, Any], key: str) -> str:
+    """A text that can be a name, a path or an argument."""
+    value = _text(data, key)
+    if "\0" in value:
+        raise UsageError(f"`{key}` must not hold a NUL character.")
+    return value
+
+
 def _optional(data: Mapping[str, Any], key: str) -> str | None:
-    return None if data.get(key) is None else _text(data, key)
+    return None if data.get(key) is None else _line(data, key)
+
+
+def _lines(data: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    values = data.get(key)
+    if not isinstance(values, list | None):
+        raise UsageError(f"`{key}` must be a list of texts.")
+    return tuple(_line({key: value}, key) for value in values or ())
+
+
+def _flag(data: Mapping[str, Any], key: str) -> bool:
+    value = data.get(key)
+    if not isinstance(value, bool | None):
+        raise UsageError(f"`{key}` must be true or false.")
+    return bool(value)
+
+
+def _check_keys(data: Mapping[str, Any], known: type[StartRequest | Wanted]) -> None:
+    if unknown := set(data) - {field.name for field in fields(known)}:
+        raise UsageError(f"Unknown key {min(unknown)!r}.")
 
 
 def _priority(data: Mapping[str, Any]) -> Priority:
-    value = data.get("priority") or "normal"
+    value = _optional(data, "priority") or Priority.NORMAL
     if value not in set(Priority):
         raise UsageError(f"{value!r} is no priority; there are {', '.join(Priority)}.")
     return Priority(value)
@@ -475,9 +546,9 @@ def _priority(data: Mapping[str, Any]) -> Priority:
 
 def _number(request: Request, key: str) -> int:
     value = request.query_params.get(key, "0")
-    if not value.isdigit():
+    if not (value.isascii() and value.isdigit() and len(value) <= len(str(LARGEST_NUMBER))):
         raise UsageError(f"`{key}` must be a number.")
-    return int(value)
+    return min(int(value), LARGEST_NUMBER)
 
 
 def _wait(request: Request) -> float:
@@ -491,46 +562,55 @@ def _wait(request: Request) -> float:
 
 def _environment(data: Mapping[str, Any]) -> dict[str, str]:
     env = data.get("env")
-    if not isinstance(env, dict) or not all(isinstance(value, str) for value in env.values()):
+    if not isinstance(env, dict) or not all(map(_is_variable, env.items())):
         raise UsageError("`env` must be the environment of the shell, texts by name.")
     return env
 
 
+def _is_variable(pair: tuple[str, Any]) -> bool:
+    name, value = pair
+    return bool(name) and "=" not in name and isinstance(value, str) and "\0" not in name + value
+
+
 def _start_request(data: Mapping[str, Any]) -> StartRequest:
-    tasks = data.get("tasks")
-    if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
-        raise UsageError("`tasks` must be a list of objects.")
-    wanted = tuple(
-        Wanted(name=_text(t, "name"), dir=_optional(t, "dir"), prompt=_optional(t, "prompt"))
-        for t in tasks
-    )
-    known = set(get_type_hints(StartRequest))
-    if unknown := set(data) - known:
-        raise UsageError(f"Unknown key {min(unknown)!r}.")
-    lists = {
-        key: tuple(data.get(key) or ()) for key in ("links", "claude_args")
-    }
-    if not all(isinstance(item, str) for items in lists.values() for item in items):
-        raise UsageError("`links` and `claude_args` must be lists of texts.")
+    _check_keys(data, StartRequest)
     texts = ("base", "branch", "worktree", "permission_mode", "model", "workspace")
+    cwd = _line(data, "cwd")
+    if not Path(cwd).is_absolute():
+        raise UsageError("`cwd` must be an absolute path.")
     return StartRequest(
-        cwd=_text(data, "cwd"),
-        tasks=wanted,
+        cwd=cwd,
+        tasks=_wanted(data.get("tasks")),
         env=_environment(data),
-        here=bool(data.get("here")),
-        no_link=bool(data.get("no_link")),
-        trust=bool(data.get("trust")),
-        links=lists["links"],
-        claude_args=lists["claude_args"],
+        here=_flag(data, "here"),
+        no_link=_flag(data, "no_link"),
+        trust=_flag(data, "trust"),
+        links=_lines(data, "links"),
+        claude_args=_lines(data, "claude_args"),
         **{key: _optional(data, key) for key in texts},
     )
 
 
+def _wanted(tasks: Any) -> tuple[Wanted, ...]:
+    if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
+        raise UsageError("`tasks` must be a list of objects.")
+    for task in tasks:
+        _check_keys(task, Wanted)
+    return tuple(
+        Wanted(name=_line(task, "name"), dir=_optional(task, "dir"), prompt=_prompt(task))
+        for task in tasks
+    )
+
+
+def _prompt(task: Mapping[str, Any]) -> str | None:
+    return None if task.get("prompt") is None else check_body(_text(task, "prompt"))
+
+
 def _page_file(name: str) -> Response:
     folder = claudedo_webui.static_dir().resolve()
-    path = (folder / name).resolve()
+    path = (folder / name.replace("\0", "")).resolve()
     if not path.is_relative_to(folder) or not path.is_file():
-        raise HTTPException(404, "There is no such file.")
+        raise NotFoundError(f"The page has no file {name!r}.")
     headers = {
         "Content-Security-Policy": claudedo_webui.csp(),
         "X-Content-Type-Options": "nosniff",

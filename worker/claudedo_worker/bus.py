@@ -1,6 +1,7 @@
 """Tells the parts of this process that something was stored. Publishers never wait.
 
-An event means "this changed, look again": whoever missed one reads the store from its own number on.
+An event means "this changed, look again": whoever missed one reads the store from its own number
+on.
 """
 
 from __future__ import annotations
@@ -33,8 +34,14 @@ class Bus:
         self._news.set()
         self._news = asyncio.Event()
 
-    async def wait(self, seconds: float) -> bool:
-        """Wait for the next event; False if none came in time."""
+    async def wait(self, seconds: float, *, since: int) -> bool:
+        """Wait for an event after number `since`; False if none came in time.
+
+        Take `last` before looking at the store and give it here, so that what comes between the
+        look and the wait is not missed.
+        """
+        if self.last > since:
+            return True
         try:
             async with asyncio.timeout(seconds):
                 await self._news.wait()

@@ -21,7 +21,6 @@ from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
-import socketio
 import uvicorn
 
 from claudedo.errors import ClaudedoError, ConflictError, RefusedError
@@ -74,6 +73,7 @@ async def _serve(settings: Settings) -> None:
         stack.push_async_callback(database.close)
         bus = Bus()
         store = Store(database, bus.publish)
+        await store.prune_events()
         bus.last = await store.last_event()
         port = await _port(settings, store)
         stack.callback(port.close)
@@ -129,11 +129,15 @@ async def _door(store: Store, context: api.Context, realtime: Realtime) -> Door:
     if worker_id is None:
         worker_id = secrets.token_hex(4)
         await store.set_note("worker_id", worker_id)
+
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         await inner(scope, receive, send)
 
-    door = Door(application, secret, worker_id)
-    inner = socketio.ASGIApp(realtime.server, api.build(replace(context, door=door)))
+    async def is_ours(session_id: str) -> bool:
+        return await store.session_credential(session_id) is not None
+
+    door = Door(application, secret, worker_id, is_ours)
+    inner = realtime.wrap(api.build(replace(context, door=door)))
     return door
 
 

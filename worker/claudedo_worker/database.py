@@ -1,23 +1,25 @@
 """One SQLite file: opening, migrating, transactions, named statements.
 
 Knows SQL and nothing of what the rows mean; `store` gives them meaning. One writer connection,
-one transaction at a time, `synchronous=FULL`: what was committed survives a power cut.
+one transaction at a time, `synchronous=FULL`: what was committed survives a power cut. Reads
+outside a transaction have a connection of their own, so they never see what is not committed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib.resources
+import os
 import re
 import sqlite3
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import aiosqlite
 
-from claudedo.errors import ClaudedoError, ConflictError
+from claudedo.errors import ConflictError, StorageError, UsageError
 
 _SQL = importlib.resources.files("claudedo_worker") / "sql"
 _HEADER = re.compile(r"^-- (\w+): ", re.MULTILINE)
@@ -25,16 +27,12 @@ _HEADER = re.compile(r"^-- (\w+): ", re.MULTILINE)
 Row = sqlite3.Row
 
 
-class DatabaseError(ClaudedoError):
-    """The database cannot be used. The message names the file and what to do."""
-
-    code = "database"
-
-
 def _statements() -> dict[str, str]:
     text = (_SQL / "queries.sql").read_text()
     parts = _HEADER.split(text)[1:]
-    return {name: body.split("\n", 1)[1] for name, body in zip(parts[::2], parts[1::2], strict=True)}
+    return {
+        name: body.split("\n", 1)[1] for name, body in zip(parts[::2], parts[1::2], strict=True)
+    }
 
 
 def _migrations() -> list[str]:
@@ -44,94 +42,131 @@ def _migrations() -> list[str]:
 
 
 class Database:
-    """A connection to the state of one claudedo home."""
+    """The state of one claudedo home: one connection that writes, one that reads.
 
-    def __init__(self, connection: aiosqlite.Connection) -> None:
-        self._connection = connection
+    Every method raises `StorageError` when the file cannot be used (full disk, damage),
+    `ConflictError` when a constraint forbids a row, `UsageError` for a value that no database
+    can hold (unpaired surrogates, integers beyond 64 bits).
+    """
+
+    def __init__(
+        self, path: Path, writer: aiosqlite.Connection, reader: aiosqlite.Connection
+    ) -> None:
+        self._path = path
+        self._writer = writer
+        self._reader = reader
         self._statements = _statements()
         self._writing = asyncio.Lock()
+        self._owner: asyncio.Task[Any] | None = None  # who is in a transaction
 
     @classmethod
     async def open(cls, path: Path) -> Database:
         """Open or create the file and bring it to the present version.
 
-        Raises `DatabaseError` if it is corrupt, unreadable, or of a newer claudedo.
+        Raises `StorageError` if it is damaged, not readable, or of a newer claudedo.
         """
-        try:
-            connection = await aiosqlite.connect(path, isolation_level=None)
-        except sqlite3.Error as error:
-            raise DatabaseError(f"{path} cannot be opened: {error}") from error
-        connection.row_factory = sqlite3.Row
-        try:
-            await _prepare(connection, path)
-        except sqlite3.Error as error:
-            await connection.close()
-            raise DatabaseError(_advice(path, error)) from error
-        except BaseException:
-            await connection.close()
-            raise
-        return cls(connection)
+        async with AsyncExitStack() as stack:
+            _make_private(path)
+            with _explained(path):
+                writer = await _connect(path)
+                stack.push_async_callback(writer.close)
+                await _migrate(writer, path)
+                reader = await _connect(path)
+                stack.push_async_callback(reader.close)
+                await reader.execute("PRAGMA query_only=ON")
+            stack.pop_all()
+        return cls(path, writer, reader)
 
     async def close(self) -> None:
         """Finish what runs, then close the file."""
         async with self._writing:
-            await self._connection.close()
+            await self._reader.close()
+            await self._writer.close()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
         """One write at a time: commits at the end, rolls back on any exception.
 
-        Raises `ConflictError` when the disk is full: nothing was stored then.
+        What this coroutine reads inside is what it wrote; others see it after the commit.
         """
         async with self._writing:
+            self._owner = asyncio.current_task()
             try:
-                await self._connection.execute("BEGIN IMMEDIATE")
-                yield
-                await self._connection.execute("COMMIT")
-            except BaseException as error:
-                if self._connection.in_transaction:
-                    await self._connection.execute("ROLLBACK")
-                if isinstance(error, sqlite3.OperationalError) and "full" in str(error):
-                    message = "The disk is full; nothing was stored. Free some space and try again."
-                    raise ConflictError(message) from error
+                with _explained(self._path):
+                    await self._writer.execute("BEGIN IMMEDIATE")
+                    yield
+                    await self._writer.execute("COMMIT")
+            except BaseException:
+                # Queued behind a statement whose caller was cancelled while it ran, so that it
+                # ends that statement's transaction too; does nothing after a commit.
+                await asyncio.shield(self._writer.rollback())
                 raise
+            finally:
+                self._owner = None
 
-    async def all(self, name: str, **values: Any) -> Sequence[Row]:
+    async def all(self, name: str, /, **values: Any) -> Sequence[Row]:
         """Run the statement `name`; return all its rows."""
-        async with self._connection.execute(self._statements[name], values) as cursor:
-            return list(await cursor.fetchall())
+        inside = self._owner is not None and self._owner is asyncio.current_task()
+        connection = self._writer if inside else self._reader
+        with _explained(self._path):
+            rows = await connection.execute_fetchall(self._statements[name], values)
+        return list(rows)
 
-    async def one(self, name: str, **values: Any) -> Row | None:
+    async def one(self, name: str, /, **values: Any) -> Row | None:
         """Run the statement `name`; return its first row, if any."""
-        async with self._connection.execute(self._statements[name], values) as cursor:
-            return await cursor.fetchone()
+        rows = await self.all(name, **values)
+        return rows[0] if rows else None
 
-    async def run(self, name: str, values: Mapping[str, Any]) -> int:
-        """Run the statement `name`; return the number of rows it changed."""
-        async with self._connection.execute(self._statements[name], values) as cursor:
+    async def run(self, name: str, /, values: Mapping[str, Any]) -> int:
+        """Run the statement `name`, in a transaction; return the number of rows it changed."""
+        async with self._writer.execute(self._statements[name], values) as cursor:
             return cursor.rowcount
 
     async def check(self) -> str:
         """SQLite's own verdict on the file: "ok", or what is wrong."""
-        async with self._connection.execute("PRAGMA quick_check(1)") as cursor:
-            row = await cursor.fetchone()
-        return str(row[0]) if row else "no answer"
+        try:
+            rows = await self._reader.execute_fetchall("PRAGMA quick_check(1)")
+        except sqlite3.DatabaseError as error:
+            return str(error)
+        return "; ".join(str(row[0]) for row in rows)
 
 
-async def _prepare(connection: aiosqlite.Connection, path: Path) -> None:
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
-        await connection.execute(f"PRAGMA {pragma}")
-    path.chmod(0o600)
-    await _migrate(connection, path)
+def _make_private(path: Path) -> None:
+    """Create the file for us alone, whatever the umask; SQLite's side files get the same mode."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        os.fchmod(descriptor, 0o600)
+        os.close(descriptor)
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be used: {error.strerror}. Make its folder writable, or set "
+            "CLAUDEDO_HOME to another one."
+        ) from error
+
+
+async def _connect(path: Path) -> aiosqlite.Connection:
+    connection = await aiosqlite.connect(path, isolation_level=None)
+    connection.row_factory = sqlite3.Row
+    try:
+        for pragma in (
+            "busy_timeout=5000",
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "foreign_keys=ON",
+        ):
+            await connection.execute(f"PRAGMA {pragma}")
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
 
 
 async def _migrate(connection: aiosqlite.Connection, path: Path) -> None:
     migrations = _migrations()
-    async with connection.execute("PRAGMA user_version") as cursor:
-        row = await cursor.fetchone()
-    version = int(row[0]) if row else 0
+    rows = list(await connection.execute_fetchall("PRAGMA user_version"))
+    version = int(rows[0][0])
     if version > len(migrations):
-        raise DatabaseError(
+        raise StorageError(
             f"{path} was written by a newer claudedo (version {version}, this one knows "
             f"{len(migrations)}). Upgrade claudedo, or set CLAUDEDO_HOME to another folder."
         )
@@ -141,10 +176,40 @@ async def _migrate(connection: aiosqlite.Connection, path: Path) -> None:
         )
 
 
-def _advice(path: Path, error: sqlite3.Error) -> str:
-    if "malformed" in str(error) or "not a database" in str(error):
-        return (
-            f"{path} is damaged ({error}). Your worktrees and conversations are not affected. "
-            f"Move it away (with its -wal and -shm files) to begin with an empty one, or restore a copy."
-        )
-    return f"{path} cannot be used: {error}"
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn what SQLite and the system say about the file into a sentence for its owner."""
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        raise ConflictError(
+            f"Something else changed this meanwhile; try again ({error})."
+        ) from error
+    except sqlite3.DatabaseError as error:
+        # The low byte is the primary code; a statement of ours that is wrong has code 1.
+        code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+        if code not in _ADVICE:
+            raise
+        raise StorageError(f"{path}: {error}. {_ADVICE[code]}") from error
+    except (UnicodeEncodeError, OverflowError) as error:
+        raise UsageError(f"This cannot be stored: {error}.") from error
+
+
+_DAMAGED = (
+    "The file is damaged; your worktrees and conversations are not affected. Move it away (with "
+    "its -wal and -shm files) to begin with an empty one, or restore a copy."
+)
+_ADVICE = {
+    sqlite3.SQLITE_FULL: "The disk is full; nothing was stored. Free some space and try again.",
+    sqlite3.SQLITE_IOERR: (
+        "The disk took nothing: it may be full, over its quota, or failing. Nothing was stored; "
+        "try again when it has recovered."
+    ),
+    sqlite3.SQLITE_CORRUPT: _DAMAGED,
+    sqlite3.SQLITE_NOTADB: _DAMAGED,
+    sqlite3.SQLITE_BUSY: "Another program holds the file; close that, then try again.",
+    sqlite3.SQLITE_LOCKED: "Another program holds the file; close that, then try again.",
+    sqlite3.SQLITE_READONLY: "Make the file and its folder writable, then try again.",
+    sqlite3.SQLITE_PERM: "Make the file and its folder writable, then try again.",
+    sqlite3.SQLITE_CANTOPEN: "Make the file and its folder writable, then try again.",
+}

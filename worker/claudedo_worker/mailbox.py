@@ -1,4 +1,4 @@
-"""Sending: who may write what to whom. A message is stored first; couriers learn of it by the bus."""
+"""Sending: who may write what to whom. A message is stored first; couriers learn of it then."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import deque
 from typing import Any
 
 from claudedo import protocol
-from claudedo.errors import ForbiddenError, NotFoundError, RefusedError, UsageError
+from claudedo.errors import AmbiguousError, ForbiddenError, NotFoundError, RefusedError
 from claudedo.model import (
     USER,
     Message,
@@ -24,7 +24,7 @@ from claudedo_worker.live import LiveSession
 from claudedo_worker.store import Store
 
 BURST, BURST_SECONDS = 30, 60.0
-"""So many messages from one session to one peer in so many seconds are conversation; more is a loop."""
+"""So many messages from one session to one task in so many seconds: more is a loop."""
 
 
 class Mailbox:
@@ -33,6 +33,7 @@ class Mailbox:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._recent: dict[tuple[str, str], deque[float]] = {}
+        self._slowed: set[tuple[str, str]] = set()
 
     async def send(
         self,
@@ -46,23 +47,26 @@ class Mailbox:
     ) -> Message:
         """Store a message from the person (`sender` None) or from a task's session.
 
-        The same sender and `key` again give the message that was stored the first time. Raises
-        `UsageError` for a bad body, `ForbiddenError`, `NotFoundError` for an unknown `reply_to`,
-        `RefusedError` when two sessions write to each other without end.
+        The same again from the same sender under the same `key` gives the message that was stored
+        the first time. Raises `UsageError` for a bad body, `ForbiddenError`, `NotFoundError` for an
+        unknown `reply_to`, `ConflictError` for a `key` that belongs to another message,
+        `RefusedError` when a session writes to another without end.
         """
         check_body(body)
         if sender and priority is Priority.HALT:
             raise ForbiddenError("Only a person may halt a session.")
         if reply_to:
             await self._check_reply(reply_to)
-        if sender:
-            self._slow_down(sender, task)
+        name = f"task:{sender.id}" if sender else USER
+        repeated = key is not None and await self._store.message_by_key(name, key)
+        if sender and not repeated:
+            await self._slow_down(sender, task)
         at = now()
         message, _ = await self._store.add_message(
             Message(
                 id=new_id("m"),
                 task_id=task.id,
-                sender=f"task:{sender.id}" if sender else USER,
+                sender=name,
                 sender_name=sender.name if sender else USER,
                 body=body,
                 priority=priority,
@@ -80,14 +84,35 @@ class Mailbox:
         except NotFoundError as error:
             raise NotFoundError(f"There is no message {reply_to!r} to reply to.") from error
 
-    def _slow_down(self, sender: Task, task: Task) -> None:
-        times = self._recent.setdefault((sender.id, task.id), deque(maxlen=BURST))
-        if len(times) == BURST and time.monotonic() - times[0] < BURST_SECONDS:
-            raise RefusedError(
-                f"{BURST} messages to {task.name} within a minute: slow down. Collect what you "
-                "have to say in one message, and wait for the answer before you write again."
+    async def reach(self, sender: Task) -> list[Task]:
+        """The tasks that a session may write to: those of its workspace, and its peers."""
+        tasks = [t for t in await self._store.tasks() if t.workspace_id == sender.workspace_id]
+        return tasks + [t for t in await self._store.peers(sender.id) if t not in tasks]
+
+    async def check_reach(self, sender: Task, task: Task) -> None:
+        """Raise `ForbiddenError` if a session of `sender` may not write to `task`."""
+        if task.id not in {near.id for near in await self.reach(sender)}:
+            raise ForbiddenError(
+                f"{task.name} belongs to another workspace and is no peer of {sender.name}: a "
+                "session cannot write to it. The user can link the two."
             )
-        times.append(time.monotonic())
+
+    async def _slow_down(self, sender: Task, task: Task) -> None:
+        """Refuse a message that is one too many; the first refusal of a burst is told to people."""
+        at = time.monotonic()
+        times = self._recent.setdefault((sender.id, task.id), deque(maxlen=BURST))
+        if len(times) < BURST or at - times[0] >= BURST_SECONDS:
+            times.append(at)
+            self._slowed.discard((sender.id, task.id))
+            return
+        if (sender.id, task.id) not in self._slowed:
+            self._slowed.add((sender.id, task.id))
+            payload = {"sender": sender.name, "recipient": task.name}
+            await self._store.add_event("peers.slowed", task, payload)
+        raise RefusedError(
+            f"Not sent: {BURST} messages to {task.name} within a minute. Collect what you have to "
+            "say in one message, and wait for the answer before you write again."
+        )
 
 
 class SessionCaller:
@@ -160,12 +185,13 @@ class SessionCaller:
     async def _target(self, target: str) -> Task:
         if target.startswith("peer:"):
             return await self._peer(target.removeprefix("peer:"))
-        mine = self._live.task
-        tasks = [t for t in await self._store.tasks() if t.workspace_id == mine.workspace_id]
-        tasks += [t for t in await self._store.peers(mine.id) if t not in tasks]
+        tasks = await self._mailbox.reach(self._live.task)
         found = [task for task in tasks if target in (task.id, task.name)]
-        if len(found) != 1:
-            names = ", ".join(sorted(task.name for task in tasks if task.id != mine.id))
+        if len(found) > 1:
+            ids = ", ".join(f"{task.id} in {task.workspace}" for task in found)
+            raise AmbiguousError(f"Several tasks are called {target!r}; give an id: {ids}.")
+        if not found:
+            names = ", ".join(sorted(t.name for t in tasks if t.id != self._live.task.id))
             raise NotFoundError(f"There is no task {target!r} here; there are: {names or 'none'}.")
         return found[0]
 
@@ -175,6 +201,9 @@ class SessionCaller:
         names = ", ".join(peer.name for peer in peers) or "none"
         if not chosen:
             raise NotFoundError(f"There is no peer {name!r}; your peers: {names}.")
+        if len(chosen) > 1 and name:
+            ids = ", ".join(f"{peer.id} in {peer.workspace}" for peer in chosen)
+            raise AmbiguousError(f"Several peers are called {name!r}; give an id as `peer`: {ids}.")
         if len(chosen) > 1:
-            raise UsageError(f"You have several peers; name one with `peer`: {names}.")
+            raise AmbiguousError(f"You have several peers; name one with `peer`: {names}.")
         return chosen[0]

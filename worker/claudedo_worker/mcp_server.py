@@ -249,7 +249,10 @@ async def call(
             raise UsageError(f"Unknown argument {min(unknown)!r}; {name} takes: {known}.")
         return _result(await _HANDLERS[name](caller, given, tool_use_id))
     except ClaudedoError as error:
-        return _result({"code": error.code, "message": str(error)}, is_error=True)
+        return _refusal(error)
+    except Exception:
+        log.exception("a tool failed", extra={"action": "tool_failed", "tool": name})
+        return _refusal(ClaudedoError(f"claudedo failed at {name}; the worker's log says where."))
 
 
 def message_json(message: Message) -> dict[str, Any]:
@@ -274,10 +277,18 @@ def _result(data: dict[str, Any], *, is_error: bool = False) -> types.CallToolRe
     return types.CallToolResult(content=[content], structured_content=data, is_error=is_error)
 
 
+def _refusal(error: ClaudedoError) -> types.CallToolResult:
+    return _result({"code": error.code, "message": str(error)}, is_error=True)
+
+
 def _text(given: Mapping[str, Any], name: str) -> str | None:
     value = given.get(name)
     if value is not None and not isinstance(value, str):
         raise UsageError(f"`{name}` must be a text.")
+    try:
+        (value or "").encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"`{name}` is not valid Unicode text (unpaired surrogate).") from error
     return value or None
 
 

@@ -36,14 +36,18 @@ def of_session(session_id: str) -> list[psutil.Process]:
     return [process for process in psutil.process_iter() if _mark(process) == session_id]
 
 
-def ancestors_sessions(pid: int) -> set[str]:
-    """The sessions that process `pid` or one of its ancestors belongs to."""
+def sessions_above(pid: int) -> list[str] | None:
+    """The sessions that process `pid` and its ancestors belong to, nearest first.
+
+    Looks at the environment each was started with, so removing the variable hides nothing. None
+    if the process is gone: nobody can say what it belonged to.
+    """
     try:
         process = psutil.Process(pid)
-        chain = [process, *process.parents()]
+        marks = [mark for mark in map(_mark, [process, *process.parents()]) if mark]
     except psutil.Error:
-        return set()
-    return {mark for mark in map(_mark, chain) if mark}
+        return None
+    return list(dict.fromkeys(marks)) if process.is_running() else None
 
 
 async def end(processes: Iterable[psutil.Process], grace: float) -> None:

@@ -2,6 +2,9 @@
 
 Each method is one transaction and speaks in the words of the model. A change and the event that
 tells of it are stored together; the event is announced after the commit, never before.
+What a change depends on is looked at inside its transaction. Besides what they name, all methods
+raise `StorageError` when nothing can be stored or read, and `ConflictError` when a row that the
+change belongs to was removed meanwhile.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from claudedo.errors import ConflictError, NotFoundError
@@ -29,10 +33,14 @@ from claudedo.model import (
     Workspace,
     new_id,
     now,
+    stamp,
 )
 from claudedo_worker.database import Database, Row
 
 Announce = Callable[[Event], None]
+
+KEPT_EVENTS, KEPT_DAYS = 100_000, 30
+"""How many events are kept, and for how long; who was away longer reads the state anew."""
 
 
 class Store:
@@ -66,12 +74,12 @@ class Store:
 
     async def workspace_for(self, root: str, name: str) -> Workspace:
         """The project of the repository at `root`, created under a free form of `name` if new."""
-        if row := await self._db.one("workspace_by_root", root=root):
-            return Workspace(**dict(row))
-        taken = {workspace.name for workspace in await self.workspaces()}
-        free = name if name not in taken else _free_name(name, taken)
-        made = Workspace(id=new_id("w"), name=free, root=root, created_at=now())
         async with self._db.transaction():
+            if row := await self._db.one("workspace_by_root", root=root):
+                return Workspace(**dict(row))
+            taken = {workspace.name for workspace in await self.workspaces()}
+            free = name if name not in taken else _free_name(name, taken)
+            made = Workspace(id=new_id("w"), name=free, root=root, created_at=now())
             await self._db.run("insert_workspace", asdict(made))
             events = [await self._event("workspace.updated", made.id, None, {"name": made.name})]
         self._tell(events)
@@ -81,18 +89,22 @@ class Store:
 
     async def add_task(self, task: Task) -> Task:
         """Store a new task. Raises `ConflictError` if its workspace has one of that name."""
-        if any(t.name == task.name for t in await self.tasks() if t.workspace_id == task.workspace_id):
-            raise ConflictError(f"There is a task {task.name!r} in {task.workspace} already.")
+        place = {"workspace_id": task.workspace_id, "name": task.name}
         async with self._db.transaction():
+            if await self._db.one("task_by_name", **place):
+                raise ConflictError(f"There is a task {task.name!r} in {task.workspace} already.")
             await self._db.run("insert_task", _task_values(task))
-            event = await self._event("task.created", task.workspace_id, task.id, {"name": task.name})
+            event = await self._event(
+                "task.created", task.workspace_id, task.id, {"name": task.name}
+            )
         self._tell([event])
         return task
 
     async def change_task(self, task: Task) -> Task:
-        """Store the changed record of a task."""
+        """Store the changed record of a task. Raises `NotFoundError` if it was removed."""
         async with self._db.transaction():
-            await self._db.run("update_task", _task_values(task))
+            if not await self._db.run("update_task", _task_values(task)):
+                raise NotFoundError(f"There is no task {task.id!r}.")
             event = await self._event(
                 "task.updated", task.workspace_id, task.id, {"status": task.status}
             )
@@ -103,7 +115,9 @@ class Store:
         """Forget a task, with its sessions, messages and links."""
         async with self._db.transaction():
             await self._db.run("delete_task", {"id": task.id})
-            event = await self._event("task.removed", task.workspace_id, task.id, {"name": task.name})
+            event = await self._event(
+                "task.removed", task.workspace_id, task.id, {"name": task.name}
+            )
         self._tell([event])
 
     async def task(self, task_id: str) -> Task:
@@ -149,26 +163,33 @@ class Store:
 
         Raises `ConflictError` if the task has a live session.
         """
-        latest = await self.latest_session(task.id)
-        if latest and latest.state.live:
-            raise ConflictError(f"{task.name} has a running session already ({latest.state}).")
         async with self._db.transaction():
+            latest = await self.latest_session(task.id)
+            if latest and latest.state.live:
+                raise ConflictError(f"{task.name} has a running session already ({latest.state}).")
             await self._db.run("insert_session", {**asdict(session), "credential": credential})
-            event = await self._event("session.updated", task.workspace_id, task.id, _state(session))
+            event = await self._event(
+                "session.updated", task.workspace_id, task.id, _state(session)
+            )
         self._tell([event])
         return session
 
     async def change_session(self, session: Session, **changes: Any) -> Session:
-        """Store changes of a session; `since` follows `state`. Tells of them if they show."""
+        """Store changes of a session; `since` follows `state`. Tells of them.
+
+        Raises `NotFoundError` if the session was removed with its task.
+        """
         if changes.get("state", session.state) != session.state:
             changes["since"] = now()
         changed = replace(session, **changes)
         if changed == session:
             return session
-        task = await self.task(session.task_id)
         async with self._db.transaction():
+            task = await self.task(session.task_id)
             await self._db.run("update_session", asdict(changed))
-            event = await self._event("session.updated", task.workspace_id, task.id, _state(changed))
+            event = await self._event(
+                "session.updated", task.workspace_id, task.id, _state(changed)
+            )
         self._tell([event])
         return changed
 
@@ -206,21 +227,30 @@ class Store:
     async def add_message(self, message: Message, key: str) -> tuple[Message, bool]:
         """Store a message under the sender's idempotency key.
 
-        Returns the stored message and whether it is new: the same sender and key again give the
-        first one back, whatever the body.
+        Returns the stored message and whether it is new: the same again from the same sender gives
+        the first one back. Raises `ConflictError` if the key belongs to another message of that
+        sender, `NotFoundError` if the recipient does not exist.
         """
-        task = await self.task(message.task_id)
         async with self._db.transaction():
-            values = {**_message_values(message), "key": key}
-            new = await self._db.run("insert_message", values) == 1
-            events = await self._tell_queued(task, message) if new else []
-            if new and message.reply_to:
+            task = await self.task(message.task_id)
+            if earlier := await self.message_by_key(message.sender, key):
+                if (earlier.task_id, earlier.body) != (task.id, message.body):
+                    raise ConflictError(
+                        f"The key {key!r} was used for another message ({earlier.id}); nothing "
+                        "was sent. Use a new key for a new message."
+                    )
+                return earlier, False
+            await self._db.run("insert_message", {**_message_values(message), "key": key})
+            events = await self._tell_queued(task, message)
+            if message.reply_to:
                 events += await self._mark_answered(message)
         self._tell(events)
-        row = await self._db.one("message_by_key", sender=message.sender, key=key)
-        if row is None:
-            raise NotFoundError(f"The message {message.id} was removed with its task.")
-        return _message(row), new
+        return replace(message, recipient=task.name), True
+
+    async def message_by_key(self, sender: str, key: str) -> Message | None:
+        """The message that `sender` stored under this idempotency key."""
+        row = await self._db.one("message_by_key", sender=sender, key=key)
+        return _message(row) if row else None
 
     async def _tell_queued(self, task: Task, message: Message) -> list[Event]:
         payload = {"message_id": message.id, "pending": await self.pending(task.id)}
@@ -267,8 +297,8 @@ class Store:
 
         Raises `ConflictError` if it carries bodies and one of them may not be given now.
         """
-        task = await self.task((await self.session(attempt.session_id)).task_id)
         async with self._db.transaction():
+            task = await self.task((await self.session(attempt.session_id)).task_id)
             if not attempt.reminder:
                 free = {message.id for message in await self.deliverable(task.id)}
                 if not free.issuperset(attempt.message_ids):
@@ -368,9 +398,24 @@ class Store:
         return [Event(**{**dict(row), "payload": json.loads(row["payload"])}) for row in rows]
 
     async def last_event(self) -> int:
-        """The number of the newest fact; 0 if there is none."""
+        """The number of the newest fact, kept or not; 0 if there never was one."""
         row = await self._db.one("last_event")
         return int(row["seq"]) if row else 0
+
+    async def add_event(self, kind: str, task: Task, payload: Mapping[str, Any]) -> None:
+        """Store and tell a fact that changes nothing else."""
+        async with self._db.transaction():
+            event = await self._event(kind, task.workspace_id, task.id, payload)
+        self._tell([event])
+
+    async def prune_events(self, keep: int = KEPT_EVENTS, days: float = KEPT_DAYS) -> int:
+        """Forget all but the newest `keep` facts, and those older than `days`; returns how many.
+
+        Numbers are never given again.
+        """
+        before = stamp(datetime.now(UTC) - timedelta(days=days))
+        async with self._db.transaction():
+            return await self._db.run("prune_events", {"keep": keep, "before": before})
 
     async def _message_event(self, kind: str, message: Message) -> Event:
         task = await self.task(message.task_id)

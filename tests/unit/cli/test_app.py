@@ -37,6 +37,7 @@ STATUSES = {
     "forbidden": 5,
     "version": 1,
     "unavailable": 1,
+    "storage": 1,
 }
 
 

@@ -34,6 +34,9 @@ DELETE FROM tasks WHERE id = :id;
 SELECT tasks.*, workspaces.name AS workspace
   FROM tasks JOIN workspaces ON workspaces.id = tasks.workspace_id WHERE tasks.id = :id;
 
+-- task_by_name: The task of that name in a workspace
+SELECT id FROM tasks WHERE workspace_id = :workspace_id AND name = :name;
+
 -- tasks: All tasks, oldest first within their workspace
 SELECT tasks.*, workspaces.name AS workspace
   FROM tasks JOIN workspaces ON workspaces.id = tasks.workspace_id
@@ -89,10 +92,9 @@ SELECT * FROM sessions AS one
 -- live_sessions: Sessions that have, or should have, a process
 SELECT * FROM sessions WHERE state IN ('starting', 'idle', 'busy', 'waiting');
 
--- insert_message: Store a message; does nothing when the sender used this key before
+-- insert_message: Store a message; the sender must not have used this key before
 INSERT INTO task_messages (id, task_id, sender, sender_name, body, priority, reply_to, key, created_at)
-VALUES (:id, :task_id, :sender, :sender_name, :body, :priority, :reply_to, :key, :created_at)
-ON CONFLICT (sender, key) DO NOTHING;
+VALUES (:id, :task_id, :sender, :sender_name, :body, :priority, :reply_to, :key, :created_at);
 
 -- message_by_key: The message that a sender stored under this key
 SELECT task_messages.*, tasks.name AS recipient
@@ -206,5 +208,9 @@ VALUES (:type, :workspace_id, :task_id, :payload, :at) RETURNING seq;
 -- events_after: The facts after a number, in order
 SELECT * FROM events WHERE seq > :after ORDER BY seq LIMIT :limit;
 
--- last_event: The number of the newest fact
-SELECT coalesce(max(seq), 0) AS seq FROM events;
+-- last_event: The number of the newest fact, be it pruned or not
+SELECT seq FROM sqlite_sequence WHERE name = 'events';
+
+-- prune_events: Forget facts that are too many or too old
+DELETE FROM events
+ WHERE at < :before OR seq <= (SELECT seq FROM sqlite_sequence WHERE name = 'events') - :keep;
