@@ -173,6 +173,7 @@ def _make_home(settings: Settings) -> None:
 def _lock(path: Path) -> Iterator[None]:
     """Hold the lock file; the system releases it when this process ends, however it ends."""
     with path.open("a") as file:
+        path.chmod(0o600)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -235,4 +236,5 @@ def _announce(settings: Settings, context: api.Context) -> None:
     }
     draft = settings.worker_file.with_suffix(".new")
     draft.write_text(json.dumps(word))
+    draft.chmod(0o600)
     draft.rename(settings.worker_file)

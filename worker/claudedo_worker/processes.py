@@ -40,14 +40,15 @@ def sessions_above(pid: int) -> list[str] | None:
     """The sessions that process `pid` and its ancestors belong to, nearest first.
 
     Looks at the environment each was started with, so removing the variable hides nothing. None
-    if the process is gone: nobody can say what it belonged to.
+    if the process is gone or a zombie: nobody can say what it belonged to.
     """
     try:
         process = psutil.Process(pid)
         marks = [mark for mark in map(_mark, [process, *process.parents()]) if mark]
+        gone = not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.Error:
         return None
-    return list(dict.fromkeys(marks)) if process.is_running() else None
+    return None if gone else list(dict.fromkeys(marks))
 
 
 async def end(processes: Iterable[psutil.Process], grace: float) -> None:
