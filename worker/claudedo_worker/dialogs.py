@@ -18,9 +18,16 @@ ROWS, COLS = 50, 120
 SETTLE = 0.4
 """Seconds between a dialog's drawing and the first key: newer versions drop earlier ones (19.4)."""
 
+CLOSING = 5.0
+"""Seconds for an answered dialog to go; pressing Enter again sooner could answer the next one."""
+
+START_UP = "start-up dialog"
+"""How `waiting_for` begins while a dialog at the start is left to the person."""
+
 DOWN, UP, ENTER, CLEAR = b"\x1b[B", b"\x1b[A", b"\r", b"\x15"
 
-_OPTION = re.compile(r"^\s*[│|]?\s*(❯)?\s*(?:\d+\.\s*)?(\S.*?)\s*[│|]?\s*$")
+_MARK = "\N{HEAVY RIGHT-POINTING ANGLE QUOTATION MARK ORNAMENT}"
+_OPTION = re.compile(rf"^\s*[│|]?\s*({_MARK})?\s*(?:\d+\.\s*)?(\S.*?)\s*[│|]?\s*$")
 _NO_CHANNEL = re.compile(r"channels ignored|Channels are not currently available", re.IGNORECASE)
 
 
@@ -50,6 +57,15 @@ LABELS = {
 }
 
 
+# What keeps a `claude` from starting, by what its screen says last (3.1), and what to do about it.
+_ADVICE = {
+    "Unable to connect to Anthropic": "run `claude` once in a terminal to finish its set-up",
+    "Select login method": "run `claude` once in a terminal to log in",
+    "Please run /login": "run `claude` once in a terminal to log in",
+    "No conversation found": "its conversation is gone; `claudedo rm` and `start` begin a new one",
+}
+
+
 @dataclass(frozen=True)
 class Dialog:
     """A question on the screen: its options in order, and which one is selected."""
@@ -75,6 +91,20 @@ def find(shown: Screen) -> Dialog | None:
     return Dialog(kind, options, marked - first)
 
 
+def at_start(waiting_for: str | None) -> bool:
+    """True if a session waits in a dialog of its start."""
+    return (waiting_for or "").startswith(START_UP)
+
+
+def last_words(shown: Screen) -> str:
+    """The last lines of a screen in one sentence, and what to do about it where that is known."""
+    lines = [line.strip() for line in shown.lines if line.strip(" ─│╭╮╰╯")]
+    said = " / ".join(lines[-4:]) or "it showed nothing"
+    flat = " ".join(shown.text.split())
+    advice = [advice for sign, advice in _ADVICE.items() if sign in flat]
+    return "; ".join([said, *advice[:1]])
+
+
 def says_no_channel(shown: Screen) -> bool:
     """True if the start-up notice says that channels are not available (4.2)."""
     return _NO_CHANNEL.search(" ".join(shown.text.split())) is not None
@@ -83,13 +113,15 @@ def says_no_channel(shown: Screen) -> bool:
 async def look(terminal: Terminal) -> Screen:
     """The screen as a person would see it now."""
     status = await terminal.status()
-    return screen(await terminal.snapshot(), status.rows, status.cols)
+    # Drawing a long scrollback takes seconds.
+    return await asyncio.to_thread(screen, await terminal.snapshot(), status.rows, status.cols)
 
 
 async def choose(terminal: Terminal, label: str) -> bool:
     """Select the option with this label and confirm it; False if it could not be selected.
 
-    The screen is read again after each key; at most a dozen keys are sent.
+    The screen is read again after each key; at most a dozen keys are sent. Returns when the dialog
+    is gone, or after `CLOSING` seconds.
     """
     await asyncio.sleep(SETTLE)
     for _ in range(12):
@@ -101,10 +133,21 @@ async def choose(terminal: Terminal, label: str) -> bool:
             return False
         if wanted == dialog.selected:
             await terminal.write(ENTER)
+            await _gone(terminal, dialog)
             return True
         await terminal.write(DOWN if wanted > dialog.selected else UP)
         await asyncio.sleep(0.15)
     return False
+
+
+async def _gone(terminal: Terminal, dialog: Dialog) -> None:
+    try:
+        async with asyncio.timeout(CLOSING):
+            while find(await look(terminal)) == dialog:  # noqa: ASYNC110 - a screen tells nobody
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        # The key was dropped (19.4); the caller sees the dialog again and answers it again.
+        return
 
 
 def input_box(shown: Screen) -> str | None:
@@ -114,7 +157,7 @@ def input_box(shown: Screen) -> str | None:
     """
     for row in range(len(shown.cells) - 1, 0, -1):
         cells = shown.cells[row]
-        if "".join(cell.char for cell in cells[:3]).strip().startswith(("❯", ">")):
+        if "".join(cell.char for cell in cells[:3]).strip().startswith((_MARK, ">")):
             above = "".join(cell.char for cell in shown.cells[row - 1])
             if "────" in above:
                 return _draft(shown, row)

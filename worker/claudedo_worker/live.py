@@ -33,6 +33,20 @@ TYPING_PAUSE = 15.0
 
 LOCATE_EVERY = 1.0
 
+START_PATIENCE = 60.0
+"""Seconds without a dialog that is known, after which a person has to look at a start."""
+
+LIST_PATIENCE = 3.0
+"""Seconds after which a connected client that lists no tools is taken to have done so before."""
+
+BRIDGE_PATIENCE = 5.0
+"""Seconds without a bridge after which it is started again; one that lives is back within one."""
+
+NO_TOOLS = (
+    "its claudedo tools are not connected, so its mail is kept; type "
+    "`/mcp reconnect claudedo` in it, or `claudedo restart` it"
+)
+
 
 class LiveSession:
     """A session that has a process. Its methods run on the worker's one event loop."""
@@ -54,7 +68,6 @@ class LiveSession:
         self.terminal = terminal
         self.caller = make_caller(self)
         self.woken = asyncio.Event()  # look now instead of at the next tick
-        self.stopping = False
         self.grants = grants | {dialogs.Kind.CHANNEL}
         self._bridge: Bridge | None = None
         self._waiter: Waiter | None = None
@@ -62,6 +75,10 @@ class LiveSession:
         self._channel_asked = False
         self._located_at = 0.0
         self._seen: tuple[dialogs.Dialog, float] | None = None
+        self._up = False  # its registry file was seen: past the start-up dialogs (16.3)
+        self._moved_at = time.monotonic()  # when the start last went on
+        self._bridge_at = time.monotonic()  # when the bridge came, or left
+        self._mended = False  # it was asked to start its bridge again
         self._courier: Courier | None = None
         self._following = asyncio.Lock()
 
@@ -86,12 +103,15 @@ class LiveSession:
 
     async def look(self) -> None:
         """One step of the watch: state, dialogs, transcript, delivery."""
-        entry = registry.read(Path(self.session.config_dir), self.session.pid or 0)
-        if entry is None:
-            if self.session.state in (SessionState.STARTING, SessionState.WAITING):
-                await self._look_at_dialogs()
-        elif entry.state is not None:
+        entry = registry.read(
+            Path(self.session.config_dir), self.session.pid or 0, self.terminal.hello.started_at
+        )
+        if entry is not None and entry.state is not None:
+            self._up = True
             await self._follow_entry(entry)
+            await self._mend_bridge()
+        elif not self._up:
+            await self._look_at_dialogs()
         await self._locate()
         await self.courier.step()
         # The courier may have learnt that the channel is closed.
@@ -101,7 +121,7 @@ class LiveSession:
         await self.follow(entry.conversation, None)
         changes: dict[str, Any] = {"state": entry.state, "waiting_for": entry.waiting_for}
         if self.session.state is SessionState.STARTING:
-            if self._listed_at is None and entry.state is SessionState.IDLE:
+            if entry.state is SessionState.IDLE and self._connecting():
                 await self.change(waiting_for="connecting its tools")
                 return
             # With the feature on, the warning is shown at every start (3.2).
@@ -109,23 +129,58 @@ class LiveSession:
             changes["cli_version"] = entry.version or self.session.cli_version
         await self.change(**changes)
 
+    def _listed(self) -> bool:
+        """True once the client listed the tools, here or, as it seems, to an earlier worker."""
+        connected = self._bridge is not None and time.monotonic() - self._bridge_at
+        if self._listed_at is None and connected >= LIST_PATIENCE:
+            self._listed_at = time.monotonic()
+        return self._listed_at is not None
+
+    def _connecting(self) -> bool:
+        """True while the client may still list its tools; a start must not wait without end."""
+        return not self._listed() and time.monotonic() - self._bridge_at < BRIDGE_PATIENCE
+
+    async def _mend_bridge(self) -> None:
+        """Have the client start its bridge again if it is gone: it does not by itself (17.7)."""
+        if self._bridge is not None:
+            self._mended = False
+            await self.change(reason=None)
+            return
+        if time.monotonic() - self._bridge_at < BRIDGE_PATIENCE:
+            return
+        await self.change(reason=NO_TOOLS)
+        idle = self.session.state is SessionState.IDLE
+        if idle and not self._mended and await self._input_is_free():
+            log.info("asking for a new bridge", extra={"action": "mend", "task": self.task.name})
+            self._mended = await self.type("/mcp reconnect claudedo")
+
     async def _look_at_dialogs(self) -> None:
         shown = await dialogs.look(self.terminal)
         dialog = dialogs.find(shown)
         if dialog is None:
             if dialogs.says_no_channel(shown):
                 await self.change(channel=False)
+            await self._see_no_dialog()
             return
+        self._moved_at = time.monotonic()
         if dialog.kind not in self.grants:
             if not self._stays(dialog):
                 return
             await self.change(
-                state=SessionState.WAITING, waiting_for=f"start-up dialog: {dialog.kind}"
+                state=SessionState.WAITING, waiting_for=f"{dialogs.START_UP}: {dialog.kind}"
             )
             return
         await self.change(waiting_for=f"answering {dialog.kind}", state=SessionState.STARTING)
         if await dialogs.choose(self.terminal, dialogs.LABELS[dialog.kind]):
             self._channel_asked |= dialog.kind is dialogs.Kind.CHANNEL
+
+    async def _see_no_dialog(self) -> None:
+        """It is on its way, between dialogs, or held up by something that cannot be read here."""
+        if time.monotonic() - self._moved_at > START_PATIENCE:
+            waiting_for = f"{dialogs.START_UP}: {dialogs.Kind.OTHER}"
+            await self.change(state=SessionState.WAITING, waiting_for=waiting_for)
+        elif self.session.state is SessionState.WAITING:
+            await self.change(state=SessionState.STARTING, waiting_for="starting claude")
 
     def _stays(self, dialog: dialogs.Dialog) -> bool:
         """True once the same dialog was seen for a while: a screen half redrawn shows odd ones."""
@@ -165,12 +220,14 @@ class LiveSession:
     def bridge_came(self, bridge: Bridge) -> None:
         """A bridge is connected; an earlier one, if any, is replaced."""
         self._bridge = bridge
+        self._bridge_at = time.monotonic()
         self.woken.set()
 
     def bridge_left(self, bridge: Bridge) -> None:
         """That bridge is gone."""
         if self._bridge is bridge:
-            self._bridge = None
+            self._bridge = self._listed_at = None
+            self._bridge_at = time.monotonic()
 
     def waiter_came(self, waiter: Waiter) -> bool:
         """Take this waiter; False if one waits already."""
@@ -233,15 +290,25 @@ class LiveSession:
 
     def can_push(self) -> bool:
         """True if a push can be taken: the tools were listed long enough ago (17.2)."""
-        listed = self._listed_at is not None and time.monotonic() - self._listed_at >= PUSH_DELAY
+        listed = self._listed() and time.monotonic() - (self._listed_at or 0.0) >= PUSH_DELAY
         return self._bridge is not None and listed
 
     def can_wake(self) -> bool:
-        """True if a waiter waits, and no channel is about to open."""
-        opening = self.session.channel is not False and self._bridge and not self.can_push()
-        return self._waiter is not None and not opening
+        """True if a waiter waits, and no channel is about to open.
+
+        Without a bridge a reminder would be in vain: neither hook nor tool could follow it.
+        """
+        return self._waiter is not None and self._bridge is not None and not self._opening()
 
     async def can_type(self) -> bool:
+        """True if a reminder can be typed, and would not be in vain (see `can_wake`)."""
+        return self._bridge is not None and not self._opening() and await self._input_is_free()
+
+    def _opening(self) -> bool:
+        """True while a channel is about to open: the better way is moments away."""
+        return self.session.channel is not False and not self.can_push()
+
+    async def _input_is_free(self) -> bool:
         """True if no draft stands in the input box and nobody typed a moment ago."""
         try:
             status = await self.terminal.status()

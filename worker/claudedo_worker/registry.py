@@ -7,10 +7,15 @@ change and removed at a clean exit (docs/claude-cli.md 8.4, 16.1-16.3).
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from claudedo.model import SessionState
+from claudedo_worker import processes
+
+CLOCK_SLACK = 2.0
+"""Seconds by which a process's start time and a file's time may differ for the same moment."""
 
 # `shell`: the turn is over, a background command still runs; input is accepted (16.2).
 _STATES = {
@@ -32,10 +37,17 @@ class Entry:
     version: str | None
 
 
-def read(config_dir: Path, pid: int) -> Entry | None:
-    """The registry entry of process `pid`; None while there is none or it is being written."""
+def read(config_dir: Path, pid: int, since: float) -> Entry | None:
+    """The registry entry of process `pid`, which began at `since` (Unix time).
+
+    None while there is none or it is being written, and for a file that an earlier process of
+    this number left: one that is killed, or was running at a reboot, does not remove its own.
+    """
+    path = config_dir / "sessions" / f"{pid}.json"
     try:
-        data = json.loads((config_dir / "sessions" / f"{pid}.json").read_bytes())
+        if path.stat().st_mtime < since - CLOCK_SLACK:
+            return None
+        data = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     if not isinstance(data, dict) or not isinstance(data.get("sessionId"), str):
@@ -47,6 +59,14 @@ def read(config_dir: Path, pid: int) -> Entry | None:
         waiting_for=data.get("waitingFor"),
         version=data.get("version"),
     )
+
+
+def running(config_dir: Path) -> Iterator[Entry]:
+    """The entries of all processes that run now, whoever started them."""
+    for path in (config_dir / "sessions").glob("*.json"):
+        since = processes.started_at(int(path.stem)) if path.stem.isdigit() else None
+        if since is not None and (entry := read(config_dir, int(path.stem), since)):
+            yield entry
 
 
 def config_dir(environ: dict[str, str]) -> Path:

@@ -95,7 +95,7 @@ class SessionServer:
 
     async def start(self) -> None:
         """Bind the socket, replacing one that a dead worker left (the caller holds the lock)."""
-        self._path.unlink(missing_ok=True)  # noqa: ASYNC240 - a local unlink does not block
+        self._path.unlink(missing_ok=True)
         previous = os.umask(0o177)
         try:
             self._server = await asyncio.start_unix_server(
@@ -111,7 +111,7 @@ class SessionServer:
         for peer in self._peers:
             peer.cancel()
         await asyncio.gather(*self._peers, return_exceptions=True)
-        self._path.unlink(missing_ok=True)  # noqa: ASYNC240 - a local unlink does not block
+        self._path.unlink(missing_ok=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -119,9 +119,10 @@ class SessionServer:
         self._peers.add(task)
         try:
             await self._serve(Line(reader, writer))
-        except (ConnectionError, asyncio.IncompleteReadError, ValueError) as error:
-            log.debug("a session's process hung up", extra={"action": "hung_up", "error": error})
-        except asyncio.CancelledError:
+        except* (ConnectionError, TimeoutError, ValueError) as errors:
+            # Its process left, or talks nonsense; it comes back by itself if it lives.
+            log.info("a connection ended: %s", errors.exceptions, extra={"action": "hung_up"})
+        except* asyncio.CancelledError:
             # The worker stops: the peer notices by the closed connection and waits for the next.
             log.debug("a connection ends with the worker", extra={"action": "closed"})
         finally:
@@ -158,7 +159,7 @@ class SessionServer:
         if session is None and self._expected(session_id):
             raise ConnectionResetError("the session is being taken up; the peer tries again")
         if session is None:
-            raise UnauthorizedError("This session has ended; start it again with `claudedo restart`.")
+            raise UnauthorizedError("This session has ended; `claudedo restart` starts it again.")
         return hello, session
 
 

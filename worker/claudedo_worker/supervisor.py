@@ -1,7 +1,9 @@
 """Owns the live sessions: launches them, watches them, ends them, takes them up again.
 
-Everything that is known of a process comes through one watch per session, and every end of a
-process goes through `_ended`. It does not know why a session is wanted; see `tasks`.
+One job per session does everything that happens to it, from its launch (or from being found
+running by a new worker) to its end, so nothing ever happens twice at once. Who wants a session to
+end says so to its job and waits. Every end goes through `_finish`. The supervisor does not know why
+a session is wanted; see `tasks`.
 """
 
 from __future__ import annotations
@@ -9,12 +11,17 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import shutil
+import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
-from claudedo.errors import ClaudedoError, ConflictError
+import psutil
+
+from claudedo.errors import ClaudedoError, ConflictError, TimedOutError
 from claudedo.holding import Exit
 from claudedo.model import Event, Session, SessionState, Task, new_id, now
 from claudedo.settings import Settings
@@ -24,17 +31,24 @@ from claudedo_worker.live import LiveSession
 from claudedo_worker.receipts import Receipts
 from claudedo_worker.session_link import hashed
 from claudedo_worker.store import Store
-from claudedo_worker.terminal import LaunchError, Terminal, TerminalLostError
+from claudedo_worker.terminal import Terminal, TerminalLostError
 from claudedo_worker.transcript import Transcript, locate
 
 log = logging.getLogger(__name__)
 
 TICK = 0.1  # seconds; the CLI writes registry and transcript about as often
 GRACE = 5.0  # seconds between asking a process to end and killing it
+STOP_PATIENCE = 60.0  # seconds for all the graces of one stop together
 BACKOFF = (1.0, 5.0, 15.0)  # seconds before a crashed session is resumed
-POLITE_ENDS = {0, 129, 130, 143}  # /exit, and what a hang-up, Ctrl-C or SIGTERM leave (9.1)
+STEADY = 600.0  # seconds of life after which a crash is the first one again
+BIRTH_PATIENCE = 5.0
+"""Seconds for a holder, begun by a worker that died meanwhile, to open its socket."""
+FAILED_LOOK_PAUSE = 2.0
+OUTSIDE_ENDS = {129, 130, 143}  # what a hang-up, Ctrl-C and SIGTERM leave (9.1)
 
 MakeCaller = Callable[[LiveSession], mcp_server.Caller]
+Work = Callable[[asyncio.Event], Awaitable[None]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +59,20 @@ class Order:
     environ: Mapping[str, str] = field(repr=False)
     peers: tuple[str, ...] = ()
     grants: frozenset[dialogs.Kind] = frozenset()
-    conversation: str | None = None  # resume this one
-    prepare: Callable[[], Awaitable[Task]] | None = None  # makes the worktree
+    conversation: str | None = None  # go on with this one
+    prepare: Callable[[], Coroutine[Any, Any, Task]] | None = None  # makes the worktree
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """All that happens to one session under this worker."""
+
+    work: asyncio.Task[None]
+    stop: asyncio.Event  # somebody wants it to end
+
+
+class StoppedError(Exception):
+    """Somebody stopped the session while it was being prepared."""
 
 
 class Supervisor:
@@ -57,7 +83,7 @@ class Supervisor:
         self._store = store
         self._make_caller = make_caller
         self._live: dict[str, LiveSession] = {}
-        self._jobs: dict[str, asyncio.Task[None]] = {}
+        self._jobs: dict[str, Job] = {}
 
     def find(self, session_id: str) -> LiveSession | None:
         """The live session of that id."""
@@ -79,15 +105,20 @@ class Supervisor:
                 live.woken.set()
 
     async def start(self, task: Task, order: Order) -> Session:
-        """Store a new session and launch it in the background. Raises `ConflictError` if one lives."""
+        """Store a new session and launch it in the background.
+
+        Raises `ConflictError` if the task has one that lives.
+        """
         session_id = new_id("s")
         config_dir = registry.config_dir(dict(order.environ))
-        resumed = order.conversation and locate(config_dir, order.conversation)
+        conversation = order.conversation or str(uuid.uuid4())
+        # Before its first prompt a conversation has no transcript, and its id is still free.
+        resumed = locate(config_dir, conversation)
         at = now()
         session = Session(
             id=session_id,
             task_id=task.id,
-            conversation=order.conversation if order.conversation and resumed else str(uuid.uuid4()),
+            conversation=conversation,
             state=SessionState.STARTING,
             waiting_for="making the worktree" if order.prepare else "starting claude",
             since=at,
@@ -100,71 +131,88 @@ class Supervisor:
             started_at=at,
         )
         session = await self._store.add_session(session, "", task)
-        self._run(session.id, self._launch(task, session, order))
+        self._begin(session, lambda stop: self._launch(task, session, order, stop))
         return session
 
     async def stop(self, task_id: str) -> bool:
         """End a task's session, the whole process tree; False if none lives.
 
-        Asks first (SIGTERM), kills what is left after a few seconds.
+        Asks first (SIGTERM), kills what is left after a few seconds. May be called again meanwhile.
+        Raises `TimedOutError` if something cannot be ended.
         """
         session = await self._store.latest_session(task_id)
         if session is None or not session.state.live:
             return False
-        live = self._live.get(session.id)
-        if live is None:
-            await self._cancel(session.id)
-            await self._store.change_session(
-                session, state=SessionState.STOPPED, ended_at=now(), waiting_for=None
-            )
-            return True
-        live.stopping = True
-        tree = processes.descendants(live.session.pid or 0)
-        await self._end_process(live)
-        await processes.end([*tree, *processes.of_session(session.id)], GRACE)
-        await self._finished(session.id)
+        if session.id not in self._jobs:  # its job failed and could not even say so (a full disk)
+            self._take_up_later(session)
+        job = self._jobs[session.id]
+        job.stop.set()
+        await asyncio.wait([job.work], timeout=STOP_PATIENCE)
+        if (await self._store.session(session.id)).state.live:
+            raise TimedOutError("The session did not end; see `claudedo doctor`, or try again.")
         return True
 
     async def recover(self) -> None:
-        """Take up the sessions that an earlier worker left: still running, ended, or lost."""
+        """Take up the sessions that an earlier worker left: still running, ended, or lost.
+
+        Returns when all are `expected`, so that their bridges are not sent away.
+        """
         for session in await self._store.live_sessions():
-            task = await self._store.task(session.task_id)
-            self._run(session.id, self._take_up(task, session))
-        await asyncio.sleep(0)
+            self._take_up_later(session)
 
     async def close(self) -> None:
         """Let go of the sessions; they go on without this worker."""
-        for session_id in list(self._jobs):
-            await self._cancel(session_id)
-        for live in self._live.values():
-            await live.terminal.close()
+        jobs = [job.work for job in self._jobs.values()]
+        for job in jobs:
+            job.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
         self._live.clear()
+
+    # Jobs
+
+    def _begin(self, session: Session, work: Work) -> None:
+        stop = asyncio.Event()
+        running = asyncio.create_task(self._do(session, work, stop))
+        self._jobs[session.id] = Job(work=running, stop=stop)
+
+    async def _do(self, session: Session, work: Work, stop: asyncio.Event) -> None:
+        """Do a session's work to its end; whatever goes wrong becomes the reason of that end."""
+        try:
+            await work(stop)
+        except StoppedError:
+            await self._finish(session, SessionState.STOPPED, "stopped")
+        except (ClaudedoError, OSError) as error:
+            await self._fail(session, str(error))
+        except Exception as error:
+            log.exception("a session's job failed", extra={"action": "job_failed"})
+            await self._fail(session, f"claudedo failed: {error!r}; see {self._settings.log}")
+        finally:
+            self._jobs.pop(session.id, None)
+
+    async def _fail(self, session: Session, reason: str) -> None:
+        try:
+            await self._finish(session, SessionState.FAILED, reason)
+        except Exception:
+            # The session stays in the list, and the next `stop` or worker takes it up again.
+            log.exception("a session's end could not be stored", extra={"action": "end_failed"})
 
     # Beginning
 
-    async def _launch(self, task: Task, session: Session, order: Order) -> None:
-        try:
-            if order.prepare:
-                task = await order.prepare()
-                session = await self._store.change_session(session, waiting_for="starting claude")
-            terminal, session = await self._spawn(task, session, order)
-        except (ClaudedoError, OSError) as error:
-            await self._store.change_session(
-                session,
-                state=SessionState.FAILED,
-                waiting_for=None,
-                reason=str(error),
-                ended_at=now(),
+    async def _launch(
+        self, task: Task, session: Session, order: Order, stop: asyncio.Event
+    ) -> None:
+        if order.prepare:
+            task = await _unless(stop, order.prepare())
+            session = await self._store.change_session(session, waiting_for="starting claude")
+        terminal, session = await self._spawn(task, session, order)
+        async with terminal:
+            live = LiveSession(
+                self._store, task, session, terminal, self._make_caller, grants=order.grants
             )
-            return
-        live = LiveSession(
-            self._store, task, session, terminal, self._make_caller, grants=order.grants
-        )
-        await self._watch(live)
+            await self._watch(live, stop)
 
-    async def _spawn(
-        self, task: Task, session: Session, order: Order
-    ) -> tuple[Terminal, Session]:
+    async def _spawn(self, task: Task, session: Session, order: Order) -> tuple[Terminal, Session]:
+        await asyncio.to_thread(_check_alone, session)
         plan = await asyncio.to_thread(
             launch.prepare,
             self._settings,
@@ -175,8 +223,8 @@ class Supervisor:
             environ=order.environ,
             peers=order.peers,
             claude=order.claude.path,
+            grants=order.grants,
         )
-        self._check_alone(session)
         await self._store.set_credential(session.id, hashed(plan.credential))
         folder = self._settings.session_dir(session.id)
         spec = {
@@ -194,89 +242,119 @@ class Supervisor:
         pid = terminal.hello.pid
         return terminal, await self._store.change_session(session, pid=pid)
 
-    def _check_alone(self, session: Session) -> None:
-        """Refuse to resume a conversation that a process has open: the CLI would not (20.5)."""
-        for path in (Path(session.config_dir) / "sessions").glob("*.json"):
-            if not path.stem.isdigit() or not processes.alive(int(path.stem)):
-                continue
-            entry = registry.read(Path(session.config_dir), int(path.stem))
-            if entry and entry.conversation == session.conversation:
-                raise ConflictError(
-                    f"This conversation is open in another process ({entry.pid}); end that first."
-                )
+    # Taking up
 
-    async def _take_up(self, task: Task, session: Session) -> None:
-        try:
-            terminal = await Terminal.connect(session.holder_socket or "")
-        except (TerminalLostError, OSError):
-            await self._lost(session)
+    def _take_up_later(self, session: Session) -> None:
+        self._begin(session, lambda stop: self._take_up(session, stop))
+
+    async def _take_up(self, session: Session, stop: asyncio.Event) -> None:
+        task = await self._store.task(session.task_id)
+        terminal = await self._reach(session)
+        if terminal is None:
+            await self._close_attempts(session)
+            await self._lost(session, stop)
             return
-        session = await self._store.change_session(session, pid=terminal.hello.pid)
-        live = LiveSession(
-            self._store, task, session, terminal, self._make_caller, adopted=True
-        )
-        await self._watch(live)
+        starting = session.state is SessionState.STARTING or dialogs.at_start(session.waiting_for)
+        async with terminal:
+            live = LiveSession(
+                self._store,
+                task,
+                await self._store.change_session(session, pid=terminal.hello.pid),
+                terminal,
+                self._make_caller,
+                grants=await asyncio.to_thread(launch.grants, self._settings, session.id),
+                adopted=not starting,
+            )
+            await self._watch(live, stop)
+
+    async def _reach(self, session: Session) -> Terminal | None:
+        """The terminal of a session that an earlier worker launched; None if it is gone."""
+        unborn = session.state is SessionState.STARTING and session.pid is None
+        deadline = time.monotonic() + (BIRTH_PATIENCE if unborn else 0.0)
+        while True:
+            try:
+                return await Terminal.connect(session.holder_socket or "")
+            except TerminalLostError:
+                if time.monotonic() >= deadline:
+                    return None
+            await asyncio.sleep(TICK)
 
     # Watching
 
-    async def _watch(self, live: LiveSession) -> None:
+    async def _watch(self, live: LiveSession, stop: asyncio.Event) -> None:
         await live.open()
         self._live[live.session.id] = live
-        while live.terminal.exited is None and not live.terminal.lost:
+        while live.terminal.exited is None and not live.terminal.lost and not stop.is_set():
             await self._look(live)
             live.woken.clear()
-            await _first(live.woken.wait(), live.terminal.wait_exit(), seconds=TICK)
+            await _first(live.woken.wait(), stop.wait(), live.terminal.wait_exit(), seconds=TICK)
+        await self._end_tree(live, politely=stop.is_set())
+        await live.courier.close()
         if live.terminal.exited is None:
-            await self._lost(live.session)
+            await self._lost(live.session, stop)
         else:
-            await self._ended(live, live.terminal.exited)
+            await self._ended(live, live.terminal.exited, stop)
 
     async def _look(self, live: LiveSession) -> None:
         try:
             await live.look()
         except TerminalLostError:
             log.info("the holder is gone", extra={"action": "holder_lost"})
-        except ClaudedoError:
-            # One bad step (a full disk, say) must not end the watch; the next one tries again.
+        except Exception:
+            # One bad step (a full disk, say) must not end a session that works; the next one
+            # reads everything again.
             log.exception("a look at a session failed", extra={"action": "look_failed"})
+            await asyncio.sleep(FAILED_LOOK_PAUSE)
 
     # Ending
 
-    async def _ended(self, live: LiveSession, exit_: Exit) -> None:
-        """The one place that turns an exit into a state."""
-        last = await self._last_words(live)
-        starting = live.session.state is SessionState.STARTING
-        await live.courier.close()
-        await self._end_rest(live.session.id)
-        polite = exit_.shell_code in POLITE_ENDS
-        if live.stopping or (polite and not (starting and exit_.shell_code)):
-            reason = "stopped" if live.stopping else "ended at its terminal"
-            await live.change(
-                state=SessionState.STOPPED, waiting_for=None, reason=reason, ended_at=now()
-            )
-        elif starting:
-            await live.change(
-                state=SessionState.FAILED,
-                waiting_for=None,
-                reason=f"claude ended while starting ({_code(exit_)}): {last}",
-                ended_at=now(),
-            )
-        elif live.session.crashes < self._settings.continue_after_crash:
-            await self._resume(live, exit_)
-            return
-        else:
-            await live.change(
-                state=SessionState.FAILED,
-                waiting_for=None,
-                reason=f"claude ended by itself ({_code(exit_)}), {live.session.crashes + 1} times",
-                ended_at=now(),
-            )
-        await live.terminal.leave()
-        self._live.pop(live.session.id, None)
+    async def _end_tree(self, live: LiveSession, *, politely: bool) -> None:
+        """End claude if asked to, and whatever is left of its tree (9.2)."""
+        holder = live.terminal.hello.holder_pid  # where the orphans of its tree land, too
+        tree = [] if live.terminal.lost else await asyncio.to_thread(processes.descendants, holder)
+        for signal in ("TERM", "KILL") if politely else ():
+            await self._signal(live.terminal, signal)
+        await self._end_rest(live.session.id, tree)
 
-    async def _resume(self, live: LiveSession, exit_: Exit) -> None:
-        """A crash: go on with the same conversation, in the same holder and environment."""
-        crashes = live.session.crashes + 1
+    async def _signal(self, terminal: Terminal, signal: str) -> None:
+        if terminal.lost or terminal.exited is not None:
+            return
+        try:
+            await terminal.signal(signal)
+        except ClaudedoError as error:  # it ended between the look and the order
+            log.info("not signalled: %s", error, extra={"action": "signal"})
+        await _first(terminal.wait_exit(), seconds=GRACE)
+
+    async def _end_rest(self, session_id: str, tree: Sequence[psutil.Process] = ()) -> None:
+        marked = await asyncio.to_thread(processes.of_session, session_id)
+        await processes.end({*tree, *marked}, GRACE)
+
+    async def _ended(self, live: LiveSession, exit_: Exit, stop: asyncio.Event) -> None:
+        """The one place that turns an exit into what happens next."""
+        starting = live.session.state is SessionState.STARTING
+        if stop.is_set():
+            await self._finish(live.session, SessionState.STOPPED, "stopped")
+        elif exit_.code == 0:
+            await self._finish(live.session, SessionState.STOPPED, "ended at its terminal")
+        elif starting and exit_.signal is None:
+            reason = f"claude ended while starting ({_code(exit_)}): {await _last_words(live)}"
+            await self._finish(live.session, SessionState.FAILED, reason)
+        elif exit_.shell_code in OUTSIDE_ENDS:
+            reason = f"was ended from outside ({_code(exit_)}); `claudedo restart` resumes it"
+            await self._finish(live.session, SessionState.INTERRUPTED, reason)
+        else:
+            await self._crashed(live, exit_, stop)
+
+    async def _crashed(self, live: LiveSession, exit_: Exit, stop: asyncio.Event) -> None:
+        lived = exit_.at - live.terminal.hello.started_at
+        crashes = 1 if lived > STEADY else live.session.crashes + 1
+        if crashes > self._settings.continue_after_crash:
+            reason = (
+                f"claude ended by itself ({_code(exit_)}), time {crashes} in a row: "
+                f"{await _last_words(live)}; `claudedo restart` resumes it"
+            )
+            await self._finish(live.session, SessionState.FAILED, reason)
+            return
         pause = BACKOFF[min(crashes, len(BACKOFF)) - 1]
         await live.change(
             state=SessionState.STARTING,
@@ -284,17 +362,20 @@ class Supervisor:
             waiting_for=f"resuming after a crash ({_code(exit_)}), {crashes} of "
             f"{self._settings.continue_after_crash}, in {pause:.0f} s",
         )
-        await asyncio.sleep(pause)
-        self._live.pop(live.session.id, None)
+        del self._live[live.session.id]
+        await _first(stop.wait(), seconds=pause)
+        if stop.is_set():
+            await self._finish(live.session, SessionState.STOPPED, "stopped")
+        else:
+            await self._resume(live, stop)
+
+    async def _resume(self, live: LiveSession, stop: asyncio.Event) -> None:
+        """Go on with the same conversation, in the same holder and environment."""
+        await asyncio.to_thread(_check_alone, live.session)
+        # Without a first prompt there is no transcript yet, and nothing to resume.
         known = locate(Path(live.session.config_dir), live.session.conversation)
         argv = launch.resumed(self._settings, live.task, live.session, resume=known is not None)
-        try:
-            await live.terminal.respawn(argv, live.task.worktree or live.task.repo or ".", {})
-        except (LaunchError, ClaudedoError) as error:
-            await live.change(
-                state=SessionState.FAILED, waiting_for=None, reason=str(error), ended_at=now()
-            )
-            return
+        await live.terminal.respawn(argv, live.task.worktree or live.task.repo or ".", {})
         session = await self._store.change_session(
             live.session,
             pid=live.terminal.hello.pid,
@@ -304,95 +385,100 @@ class Supervisor:
         again = LiveSession(
             self._store, live.task, session, live.terminal, self._make_caller, grants=live.grants
         )
-        await self._watch(again)
+        await self._watch(again, stop)
 
-    async def _lost(self, session: Session) -> None:
+    async def _lost(self, session: Session, stop: asyncio.Event) -> None:
         """No holder answers: it left word of the end, or it is gone with its terminal."""
-        live = self._live.pop(session.id, None)
         exit_file = self._settings.session_dir(session.id) / "exit.json"
         word = await asyncio.to_thread(_read_exit, exit_file)
-        await self._end_rest(session.id)
-        if live:
-            await live.courier.close()
+        if stop.is_set():
+            await self._finish(session, SessionState.STOPPED, "stopped")
+        elif word is not None and word.code == 0:
+            await self._finish(session, SessionState.STOPPED, "ended at its terminal")
+        elif session.pid is None:
+            reason = "claudedo was killed while starting it; `claudedo restart` starts it again"
+            await self._finish(session, SessionState.INTERRUPTED, reason)
         else:
-            await self._close_attempts(session)
-        session = await self._store.session(session.id)
-        if word is not None and word.shell_code in POLITE_ENDS:
-            await self._store.change_session(
-                session, state=SessionState.STOPPED, waiting_for=None, ended_at=now()
+            reason = (
+                "its terminal is gone (a reboot, or its holder was killed); "
+                "`claudedo restart` brings it back"
             )
-            return
+            await self._finish(session, SessionState.INTERRUPTED, reason)
+
+    async def _finish(self, session: Session, state: SessionState, reason: str) -> None:
+        """The session is over: nothing of it runs on, nothing of it stays on disk."""
+        self._live.pop(session.id, None)
+        await self._end_rest(session.id)
+        await self._dismiss_holder(Path(session.holder_socket or ""))
         await self._store.change_session(
-            session,
-            state=SessionState.INTERRUPTED,
+            await self._store.session(session.id),
+            state=state,
             waiting_for=None,
-            reason="its terminal is gone (a reboot, or its holder was killed); "
-            "`claudedo restart` brings it back",
+            reason=reason,
             ended_at=now(),
         )
+        folder = self._settings.session_dir(session.id)
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+    async def _dismiss_holder(self, socket: Path) -> None:
+        try:
+            terminal = await Terminal.connect(socket)
+        except TerminalLostError:
+            await asyncio.to_thread(socket.unlink, missing_ok=True)
+            return
+        async with terminal:
+            await _first(terminal.wait_exit(), seconds=GRACE)
+            if terminal.exited is not None:
+                await terminal.leave()
 
     async def _close_attempts(self, session: Session) -> None:
+        await self._end_rest(session.id)  # or it could still write what is about to be read
         path = session.transcript or locate(Path(session.config_dir), session.conversation)
         transcript = Transcript(Path(path or Path(session.config_dir) / "projects/none"))
         await (await Receipts.load(self._store, session.conversation, transcript)).close()
 
-    async def _end_process(self, live: LiveSession) -> None:
-        for signal in ("TERM", "KILL"):
-            if live.terminal.lost or live.terminal.exited is not None:
-                return
-            await live.terminal.signal(signal)
-            await _first(live.terminal.wait_exit(), seconds=GRACE)
 
-    async def _end_rest(self, session_id: str) -> None:
-        """End what is left of a session's tree: older versions leave commands running (9.2)."""
-        rest = await asyncio.to_thread(processes.of_session, session_id)
-        await processes.end(rest, GRACE)
+async def _last_words(live: LiveSession) -> str:
+    """What the screen said last, and what to do about it where that is known."""
+    try:
+        shown = await dialogs.look(live.terminal)
+    except TerminalLostError:
+        return "its screen is lost"
+    return dialogs.last_words(shown)
 
-    async def _last_words(self, live: LiveSession) -> str:
-        try:
-            shown = await dialogs.look(live.terminal)
-        except TerminalLostError:
-            return "its screen is lost"
-        lines = [line.strip() for line in shown.lines if line.strip(" ─│╭╮╰╯")]
-        return " / ".join(lines[-4:]) or "it showed nothing"
 
-    # Jobs
+def _check_alone(session: Session) -> None:
+    """Refuse to resume a conversation that a process has open: the CLI would not (20.5)."""
+    for entry in registry.running(Path(session.config_dir)):
+        if entry.conversation == session.conversation:
+            raise ConflictError(
+                f"This conversation is open in another process ({entry.pid}); end that first."
+            )
 
-    def _run(self, session_id: str, job: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(self._guarded(session_id, job))
-        self._jobs[session_id] = task
 
-    async def _guarded(self, session_id: str, job: Awaitable[None]) -> None:
-        try:
-            await job
-        except Exception:
-            log.exception("a session's watch failed", extra={"action": "watch_failed"})
-            self._live.pop(session_id, None)
-            raise
-        finally:
-            if self._jobs.get(session_id) is asyncio.current_task():
-                self._jobs.pop(session_id)
-
-    async def _finished(self, session_id: str) -> None:
-        job = self._jobs.get(session_id)
-        if job:
-            await asyncio.wait([job], timeout=4 * GRACE)
-
-    async def _cancel(self, session_id: str) -> None:
-        job = self._jobs.pop(session_id, None)
-        if job:
-            job.cancel()
-            await asyncio.wait([job])
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:
+    """What `work` returns; cancels it and raises `StoppedError` once `stop` is set."""
+    task = asyncio.create_task(work)
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise StoppedError
+        return task.result()
+    finally:
+        stopped.cancel()
+        task.cancel()
+        await asyncio.wait([task, stopped])
 
 
 async def _first(*waits: Awaitable[object], seconds: float) -> None:
     """Return when one of `waits` is done, or after `seconds`; the others are cancelled."""
     pending = [asyncio.ensure_future(wait) for wait in waits]
-    _, unfinished = await asyncio.wait(
-        pending, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
-    )
-    for wait in unfinished:
-        wait.cancel()
+    try:
+        await asyncio.wait(pending, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in pending:
+            wait.cancel()
     results = await asyncio.gather(*pending, return_exceptions=True)
     for result in results:
         if isinstance(result, Exception) and not isinstance(result, ClaudedoError):

@@ -7,7 +7,9 @@ supervisor; nothing here looks at a process.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -29,8 +31,6 @@ from claudedo_worker.store import Store
 from claudedo_worker.supervisor import Order, Supervisor
 from claudedo_worker.work import work_in
 from claudedo_worker.worktree import WorktreePlan
-
-BYPASS = "bypassPermissions"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +84,7 @@ class Tasks:
         self._supervisor = supervisor
         self._mailbox = mailbox
         self._starting = asyncio.Lock()
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def resolve(
         self, target: str, *, cwd: str | None = None, workspace: str | None = None
@@ -134,7 +135,8 @@ class Tasks:
                 await self._mailbox.send(draft.task, draft.wanted.prompt, sender=None, key=None)
         for draft in drafts:
             if not draft.live:
-                await self._launch(draft.task, draft.plan, request, claude)
+                async with self._turn(draft.task):
+                    await self._launch(draft.task, draft.plan, request, claude)
         return drafts
 
     async def stop(self, task: Task) -> bool:
@@ -144,32 +146,46 @@ class Tasks:
     async def restart(self, task: Task, environ: Mapping[str, str]) -> None:
         """Go on with the same conversation in a new process; a running one is ended first."""
         claude = await claude_binary.find(self._settings.claude, environ)
-        await self._supervisor.stop(task.id)
-        plan = await self._lost_worktree(task)
-        request = StartRequest(cwd=task.repo or ".", tasks=(Wanted(name=task.name),), env=environ)
-        await self._launch(task, plan, request, claude)
+        async with self._turn(task):
+            plan = await self._lost_worktree(task)
+            await self._supervisor.stop(task.id)
+            request = StartRequest(
+                cwd=task.repo or ".", tasks=(Wanted(name=task.name),), env=environ
+            )
+            await self._launch(task, plan, request, claude)
 
     async def remove(self, task: Task, *, force: bool) -> str:
         """Remove a task with its worktree and branch; never work of its own unless `force`.
 
         Returns a sentence about what was done. Raises `RefusedError` naming what would be lost.
         """
-        summary = f"Removed {task.name}."
-        if task.made_worktree and task.worktree and task.repo and not force:
-            work = await work_in(Path(task.worktree), task.branch)
-            if work:
-                raise RefusedError(
-                    f"{task.worktree} holds {work.summary()}, which would be lost; save it, "
-                    "or use --force."
+        async with self._turn(task):
+            if not force:
+                await self._check_no_work(task)
+            await self._supervisor.stop(task.id)
+            summary = f"Removed {task.name}."
+            if task.made_worktree and task.worktree and task.repo:
+                removal = await worktree.remove_worktree(
+                    Path(task.worktree), task.branch, Path(task.repo), force=force, made_branch=True
                 )
-        await self._supervisor.stop(task.id)
-        if task.made_worktree and task.worktree and task.repo:
-            removal = await worktree.remove_worktree(
-                Path(task.worktree), task.branch, Path(task.repo), force=force, made_branch=True
-            )
-            summary = removal.summary()
-        await self._store.remove_task(task)
+                summary = removal.summary()
+            await self._store.remove_task(task)
+        self._turns.pop(task.id)
         return summary
+
+    async def _check_no_work(self, task: Task) -> None:
+        """Before anything is stopped: refuse what `remove_worktree` would refuse afterwards."""
+        if not task.made_worktree or not task.worktree:
+            return
+        try:
+            work = await work_in(Path(task.worktree), task.branch)
+        except NotFoundError:
+            return  # the folder is gone, or was never made
+        if work:
+            raise RefusedError(
+                f"{task.worktree} holds {work.summary()}, which would be lost; save it, "
+                "or use --force."
+            )
 
     async def link(self, one: Task, other: Task) -> None:
         """Make two tasks peers."""
@@ -231,9 +247,16 @@ class Tasks:
             path=Path(request.cwd) / Path(chosen).expanduser() if chosen else None,
         )
 
+    @contextlib.asynccontextmanager
+    async def _turn(self, task: Task) -> AsyncIterator[None]:
+        """One after the other for what ends or begins a task's session. Raises `NotFoundError`."""
+        async with self._turns[task.id]:
+            await self._store.task(task.id)
+            yield
+
     async def _lost_worktree(self, task: Task) -> WorktreePlan | None:
-        """How to make a task's worktree again if somebody removed its folder."""
-        if not task.worktree or Path(task.worktree).is_dir():
+        """How to make a task's worktree again if its folder was removed, or never made whole."""
+        if not task.worktree or (Path(task.worktree).is_dir() and await self._was_made(task)):
             return None
         if not task.made_worktree or not task.repo:
             raise ConflictError(f"The folder of {task.name}, {task.worktree}, is gone.")
@@ -242,11 +265,16 @@ class Tasks:
             repository, task.name, branch=task.branch, path=Path(task.worktree)
         )
 
+    async def _was_made(self, task: Task) -> bool:
+        """False if no process ever ran in it: a killed worker may have left it half made."""
+        session = await self._store.latest_session(task.id)
+        return not task.made_worktree or (session is not None and session.pid is not None)
+
     async def _launch(
         self, task: Task, plan: WorktreePlan | None, request: StartRequest, claude: Claude
     ) -> None:
         grants = {Kind.TRUST} if request.trust else set()
-        if task.launch.permission_mode == BYPASS:
+        if launch.asks_for_bypass(task):
             grants.add(Kind.BYPASS)
         previous = await self._store.latest_session(task.id)
 
@@ -330,5 +358,6 @@ def _check_request(request: StartRequest) -> None:
 
 def _name_from(folder: str) -> str:
     """A workspace's name from the name of its folder."""
-    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in folder.lower())
+    allowed = "abcdefghijklmnopqrstuvwxyz0123456789._-"
+    kept = "".join(c if c in allowed else "-" for c in folder.lower())
     return kept.strip("._-")[:63] or "project"

@@ -1,0 +1,169 @@
+"""What a session is started with: arguments, environment, files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from claudedo.errors import UsageError
+from claudedo.model import Launch, Task, Workspace
+from claudedo.settings import Settings
+from claudedo_worker import launch
+from claudedo_worker.dialogs import Kind
+from tests.support.records import a_task
+
+ENVIRON = {"HOME": "/nowhere", "PATH": "/bin", "ANTHROPIC_API_KEY": "sk-secret"}
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path / "state", run=tmp_path / "run", claude="claude")
+
+
+def task(tmp_path: Path, **given: Any) -> Task:
+    workspace = Workspace(id="w_1", name="shop", root=str(tmp_path), created_at="")
+    return a_task(workspace, repo=str(tmp_path), worktree=str(tmp_path), launch=Launch(**given))
+
+
+def plan(settings: Settings, task: Task, **changes: Any) -> launch.Plan:
+    given: dict[str, Any] = {
+        "conversation": "c",
+        "resume": False,
+        "environ": ENVIRON,
+        "peers": (),
+        "claude": "/bin/claude",
+    }
+    return launch.prepare(settings, task, "s_1", **{**given, **changes})
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--name", "mine"), ("--name=mine",), ("-n", "mine")], ids=lambda a: " ".join(a)
+)
+def test_a_name_that_the_person_gives_is_the_only_one(
+    settings: Settings, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    argv = plan(settings, task(tmp_path, claude_args=arguments)).argv
+    assert [item for item in argv if item.partition("=")[0] in ("-n", "--name")] == [arguments[0]]
+
+
+def test_without_a_name_the_session_is_named_after_its_task(
+    settings: Settings, tmp_path: Path
+) -> None:
+    argv = plan(settings, task(tmp_path)).argv
+    assert argv[argv.index("--name") + 1] == "backend"
+
+
+@pytest.mark.parametrize(
+    "flag", ["-p", "--resume", "--resume=x", "--session-id", "--worktree", "--continue", "--bg"]
+)
+def test_arguments_that_take_the_conversation_out_of_our_hands_are_refused_by_name(
+    flag: str,
+) -> None:
+    with pytest.raises(UsageError, match=flag.partition("=")[0]):
+        launch.split_arguments(["--verbose", flag], Path())
+
+
+@pytest.mark.parametrize(
+    ("content", "mode"),
+    [
+        (None, "default"),
+        ("{", "default"),
+        ("[]", "default"),
+        ('{"permissions": {"defaultMode": "acceptEdits"}}', "acceptEdits"),
+        ('{"permissions": {"defaultMode": "bypassPermissions"}}', "default"),
+        ('{"permissions": {"defaultMode": "auto"}}', "default"),
+    ],
+)
+def test_the_permission_mode_by_omission_is_the_persons_own_but_never_bypass_or_auto(
+    tmp_path: Path, content: str | None, mode: str
+) -> None:
+    if content is not None:
+        (tmp_path / "settings.json").write_text(content)
+    assert launch.default_permission_mode({"CLAUDE_CONFIG_DIR": str(tmp_path)}) == mode
+
+
+def test_a_permission_mode_that_is_asked_for_is_passed_on(
+    settings: Settings, tmp_path: Path
+) -> None:
+    argv = plan(settings, task(tmp_path, permission_mode="bypassPermissions")).argv
+    assert argv[argv.index("--permission-mode") + 1] == "bypassPermissions"
+
+
+def test_bypass_is_asked_for_by_mode_or_by_flag_and_by_nothing_else(tmp_path: Path) -> None:
+    assert launch.asks_for_bypass(task(tmp_path, permission_mode="bypassPermissions"))
+    flag = ("--dangerously-skip-permissions",)
+    assert launch.asks_for_bypass(task(tmp_path, claude_args=flag))
+    assert not launch.asks_for_bypass(task(tmp_path, permission_mode="acceptEdits"))
+
+
+def test_what_another_session_left_in_the_environment_does_not_reach_this_one(
+    tmp_path: Path,
+) -> None:
+    outer = {
+        **ENVIRON,
+        "CLAUDECODE": "1",
+        "CLAUDE_CODE_CHILD_SESSION": "1",
+        "CLAUDE_CODE_SESSION_ID": "outer",
+        "CLAUDEDO_TOKEN": "secret",
+        "CLAUDEDO_TASK": "t_outer",
+        "CLAUDE_CODE_USE_BEDROCK": "1",
+        "TERM": "dumb",
+    }
+    env = launch.environment(outer, task(tmp_path), "s_1", ("frontend",))
+    assert not {"CLAUDECODE", "CLAUDE_CODE_CHILD_SESSION", "CLAUDE_CODE_SESSION_ID"} & env.keys()
+    assert "CLAUDEDO_TOKEN" not in env
+    assert env["CLAUDEDO_TASK"] != "t_outer"
+    assert env["CLAUDEDO_PEERS"] == "frontend"
+    assert env["CLAUDE_CODE_USE_BEDROCK"] == "1"  # the provider is the shell's choice
+    assert env["ANTHROPIC_API_KEY"] == "sk-secret"
+    assert env["TERM"] == "xterm-256color"
+
+
+def test_the_environment_is_in_no_file_no_argument_and_no_text_of_the_plan(
+    settings: Settings, tmp_path: Path
+) -> None:
+    made = plan(settings, task(tmp_path))
+    assert made.env["ANTHROPIC_API_KEY"] == "sk-secret"
+    assert "sk-secret" not in repr(made) + " ".join(made.argv)
+    folder = settings.session_dir("s_1")
+    for path in folder.iterdir():
+        assert "sk-secret" not in path.read_text()
+        assert path.stat().st_mode & 0o777 == 0o600
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_next_worker_knows_which_dialogs_may_be_answered(
+    settings: Settings, tmp_path: Path
+) -> None:
+    plan(settings, task(tmp_path), grants=frozenset({Kind.TRUST, Kind.BYPASS}))
+    assert launch.grants(settings, "s_1") == {Kind.TRUST, Kind.BYPASS}
+    assert launch.grants(settings, "s_never_written") == frozenset()
+
+
+def test_the_persons_settings_servers_and_instructions_are_merged_with_ours(
+    settings: Settings, tmp_path: Path
+) -> None:
+    hook = {"hooks": [{"type": "command", "command": "mine"}]}
+    (tmp_path / "mine.json").write_text(json.dumps({"hooks": {"Stop": [hook]}}))
+    arguments = (
+        *("--settings", "mine.json", "--mcp-config", '{"mcpServers": {"mine": {}}}'),
+        *("--append-system-prompt", "Be brief.", "--verbose"),
+    )
+    argv = plan(settings, task(tmp_path, claude_args=arguments)).argv
+    folder = settings.session_dir("s_1")
+    stop = json.loads((folder / "settings.json").read_text())["hooks"]["Stop"]
+    assert stop[0] == hook and len(stop) == 2
+    servers = json.loads((folder / "mcp.json").read_text())["mcpServers"]
+    assert servers.keys() == {"mine", "claudedo"}
+    assert (folder / "instructions.md").read_text().endswith("Be brief.")
+    assert "--verbose" in argv and "mine.json" not in argv
+
+
+def test_the_programs_are_copied_once_under_the_hash_of_their_content(tmp_path: Path) -> None:
+    first = launch.install_programs(tmp_path)
+    assert launch.install_programs(tmp_path) == first
+    assert {path.name for path in first.iterdir()} == {"holder.py", "bridge.py", "shim.py"}
+    assert [path.name for path in (tmp_path / "programs").iterdir()] == [first.name]
