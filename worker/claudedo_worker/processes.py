@@ -15,12 +15,13 @@ SESSION_VARIABLE = "CLAUDEDO_SESSION"
 """In the environment of every process of a session: orphans are found by it."""
 
 
-def alive(pid: int) -> bool:
-    """True if the process exists and is no zombie."""
+def started_at(pid: int) -> float | None:
+    """When the process began (Unix time, within about a second); None if it is gone or a zombie."""
     try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
     except psutil.Error:
-        return False
+        return None
 
 
 def descendants(pid: int) -> list[psutil.Process]:
