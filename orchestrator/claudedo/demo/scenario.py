@@ -63,8 +63,9 @@ def script(model: ScriptedModel, tool: SlowTool) -> None:
         _works_on(BACKEND),
         Rules(
             [
-                (BACKEND_PROMPT, Text("Ready: I own the orders API.")),
+                # First: the question may arrive together with the prompt.
                 (QUESTION, _answer),
+                (BACKEND_PROMPT, Text("Ready: I own the orders API.")),
                 (CORRECTION, Text("Understood: the total is in euros; I adapt the API.")),
                 (WORK, slow),
             ],
