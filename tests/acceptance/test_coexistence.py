@@ -16,6 +16,9 @@ from typing import Any
 import pytest
 
 from claudedo.demo.model import Sequence, Text, ToolUse
+from claudedo.holding import HolderClient
+from claudedo_worker.terminal import screen
+from tests.support.holders import holders
 from tests.support.world import PATIENCE, World
 
 pytestmark = pytest.mark.acceptance
@@ -67,6 +70,7 @@ class Belongings:
         self.server.write_text(MCP_SERVER)
         self._set_up_home(world.home)
         self._set_up_repository(world.repository)
+        self.first_config = _config(world)
 
     def entry(self, name: str) -> dict[str, Any]:
         """An MCP server called `name`."""
@@ -169,6 +173,121 @@ def test_everything_the_person_set_up_works_in_a_session(world: World) -> None:
     for event in (*EVENTS, "flag-hook"):
         assert last.session_id in mine.trace(event), event
     world.wait_for(lambda: mine.trace("status"), "the status line did not run")
+
+
+def test_a_session_leaves_what_a_bare_claude_leaves_and_no_more(world: World) -> None:
+    mine = Belongings(world)
+    at_first = _files(world.home)
+    _use_bare_claude(world, "hello")
+    _forget_trust(world)
+    before, config_before = _files(world.home), _config(world)
+
+    refused = world.run("start", "backend=BEGIN", check=False)
+    assert refused.returncode == 5
+    assert _files(world.home) == before
+    world.model.script("BEGIN", Sequence([ToolUse("Bash", {"command": "touch by-home-rule"})]))
+    world.run("start", "backend=BEGIN", "--trust", "--permission-mode", "default")
+    world.await_rung("backend", world.json("thread", "backend")[0]["id"], "read")
+    world.await_state("backend", "idle")
+    worktree = Path(world.run("path", "backend").stdout.strip())
+    assert _git(worktree, "status", "--porcelain") == "?? by-home-rule\n"  # the model's own file
+    assert _git(world.repository, "status", "--porcelain") == ""
+    (worktree / "by-home-rule").unlink()
+    world.run("rm", "backend")
+    assert _git(world.repository, "status", "--porcelain", "--ignored") == (
+        "!! .claude/settings.local.json\n"
+    )
+    assert _git(world.repository, "branch", "--format", "%(refname:short)") == "main\n"
+    assert not worktree.parent.exists()
+
+    after, config_after = _files(world.home), _config(world)
+    assert {path: after.get(path) for path in at_first} == at_first  # their own files
+    bare, ours = _changed(at_first, before), _changed(before, after)
+    assert ours - bare <= {".cache/claude-cli-nodejs/PROJECT/mcp-logs-claudedo/TIME.jsonl"}
+    _check_config(mine.first_config, config_before, config_after, str(world.repository))
+
+
+def _use_bare_claude(world: World, prompt: str) -> None:
+    """Start `claude` as the person does, say something, leave with /exit."""
+    with holders() as made:
+        argv = [str(world.claude), "--permission-mode", "default"]
+        held = made.start(argv, cwd=str(world.repository), env=world.environment, rows=50, cols=120)
+        entry = world.home / ".claude/sessions" / f"{held.pid}.json"
+
+        def idle() -> bool:
+            text = entry.read_text() if entry.exists() else ""
+            return '"status":"idle"' in text.replace(" ", "")
+
+        with held.attach(50, 120) as terminal:
+            world.wait_for(idle, "bare claude does not come up")
+            _type(world, terminal, prompt)
+            world.model.wait_for(lambda r: r.is_main and prompt in r.latest, PATIENCE)
+            world.wait_for(idle, "the turn does not end")
+            _type(world, terminal, "/exit")
+        assert held.exit_file()["code"] == 0
+
+
+def _type(world: World, terminal: HolderClient, line: str) -> None:
+    terminal.send_input(line.encode())
+    # Enter in the same breath could be taken for a pasted newline (8.2).
+    world.wait_for(lambda: line in _screen(terminal), f"{line} is not on the screen")
+    terminal.send_input(b"\r")
+
+
+def _screen(terminal: HolderClient) -> str:
+    status = terminal.status()
+    return screen(terminal.snapshot(), status.rows, status.cols).text
+
+
+def _forget_trust(world: World) -> None:
+    config = _config(world)
+    config["projects"][str(world.repository)]["hasTrustDialogAccepted"] = False
+    _json(world.home / ".claude.json", config)
+
+
+def _config(world: World) -> dict[str, Any]:
+    return dict(json.loads((world.home / ".claude.json").read_text()))
+
+
+def _check_config(
+    first: dict[str, Any], before: dict[str, Any], after: dict[str, Any], repository: str
+) -> None:
+    """`.claude.json` changed only as a bare `claude` changes it, but for the trust."""
+    assert after["projects"].keys() == before["projects"].keys() == {repository}
+    project_before, project = before.pop("projects")[repository], after.pop("projects")[repository]
+    project_first = first.pop("projects")[repository]
+    assert project.pop("hasTrustDialogAccepted") is True
+    assert project_before.pop("hasTrustDialogAccepted") is False
+    assert _keys(project_before, project) <= _keys(project_first, project_before)
+    own = {"promptQueueUseCount", "tipsHistoryByCommand"}  # the CLI's counters; need a longer life
+    assert _keys(before, after) <= _keys(first, before) | own
+
+
+def _keys(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
+    return {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
+
+
+def _files(home: Path) -> dict[str, bytes]:
+    """Every file below `home` but the CLI's main configuration, which it rewrites all the time."""
+    return {
+        str(path.relative_to(home)): path.read_bytes()
+        for path in home.rglob("*")
+        if path.is_file() and not path.is_relative_to(home / "tmp") and path.name != ".claude.json"
+    }
+
+
+def _changed(before: dict[str, bytes], after: dict[str, bytes]) -> set[str]:
+    """The paths that came, changed or went, with ids, times and projects made alike."""
+    paths = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+    return {
+        re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "ID", _without_times(path))
+        for path in paths
+    }
+
+
+def _without_times(path: str) -> str:
+    path = re.sub(r"(projects|claude-cli-nodejs)/[^/]+", r"\1/PROJECT", path)
+    return re.sub(r"\d{13}|\d{4}-\d\d-\d\dT[\d-]+Z", "TIME", path)
 
 
 def _start_with_flags(world: World, mine: Belongings) -> None:

@@ -1,0 +1,102 @@
+"""`rm` removes all that claudedo made, and never work that exists nowhere else unless forced."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.world import World
+
+pytestmark = pytest.mark.acceptance
+
+
+def test_rm_refuses_each_kind_of_work_by_name_and_leaves_task_and_session_alone(
+    world: World,
+) -> None:
+    world.start("keeper")
+    tree = Path(world.run("path", "keeper").stdout.strip())
+    pid = world.await_state("keeper", "idle")["pid"]
+
+    (tree / "notes.txt").write_text("thoughts\n")
+    _refused(world, "1 untracked file ('notes.txt')", pid)
+    (tree / "README.md").write_text("changed\n")
+    _refused(world, "1 uncommitted file ('README.md')", pid)
+    _git(tree, "stash", "--include-untracked")
+    _refused(world, "1 stash", pid)
+    _git(tree, "stash", "pop")
+    _git(tree, "add", ".")
+    _git(tree, "commit", "-q", "-m", "Think")
+    _refused(world, "1 unmerged commit", pid)
+    _git(tree, "checkout", "-q", "--detach")
+    _git(tree, "commit", "-q", "--allow-empty", "-m", "Think more")
+    _git(tree, "branch", "-f", "claudedo/keeper", "HEAD~2")
+    _refused(world, "2 unmerged commits", pid)
+    lost = _git(tree, "rev-parse", "HEAD")
+
+    said = world.run("rm", "keeper", "--force").stdout
+    assert f"git branch NAME {lost}" in said
+    _gone(world, "keeper", tree, pid)
+    # What it said holds: the work can be brought back.
+    _git(world.repository, "branch", "found-again", lost)
+    assert "thoughts" in _git(world.repository, "show", "found-again:notes.txt")
+
+
+def test_rm_of_merged_work_removes_worktree_branch_files_and_processes(world: World) -> None:
+    world.start("done", "other")
+    tree, pid = Path(world.run("path", "done").stdout.strip()), world.session("done")["pid"]
+    (tree / "result.txt").write_text("42\n")
+    _git(tree, "add", ".")
+    _git(tree, "commit", "-q", "-m", "Answer")
+    _git(world.repository, "merge", "-q", "claudedo/done")
+    (tree / "build.log").write_text("ignored")
+    (world.repository / ".git/info/exclude").write_text("*.log\n")
+    assert len(_session_folders(world)) == 2
+
+    world.run("rm", "done")
+    _gone(world, "done", tree, pid)
+    assert [task["name"] for task in world.json("ls")] == ["other"]
+    assert world.session("other")["state"] == "idle"
+    assert len(_session_folders(world)) == 1
+    assert world.run("rm", "done", check=False).returncode == 4
+
+
+def _refused(world: World, work: str, pid: int) -> None:
+    done = world.run("rm", "keeper", check=False)
+    assert done.returncode == 5, done.stderr
+    assert work in done.stderr
+    assert "--force" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    session = world.session("keeper")
+    assert (session["pid"], session["state"]) == (pid, "idle")
+    assert psutil.pid_exists(pid)
+
+
+def _gone(world: World, name: str, tree: Path, pid: int) -> None:
+    assert name not in {task["name"] for task in world.json("ls")}
+    assert not tree.exists()
+    assert str(tree) not in _git(world.repository, "worktree", "list")
+    assert f"claudedo/{name}" not in _git(world.repository, "branch")
+    assert not psutil.pid_exists(pid)
+    left = [p for p in world.processes() if _works_for(p, name)]
+    assert left == []
+
+
+def _works_for(process: psutil.Process, name: str) -> bool:
+    try:
+        return process.environ().get("CLAUDEDO_TASK_NAME") == name
+    except psutil.Error:
+        return False
+
+
+def _session_folders(world: World) -> list[Path]:
+    return list((world.state / "sessions").iterdir())
+
+
+def _git(directory: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments], cwd=directory, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
