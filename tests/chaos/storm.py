@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 from unittest import mock
 
@@ -31,6 +32,9 @@ from tests.support.fake_conversation import marks
 from tests.support.world import World
 
 SENDERS = 3
+ON_ITS_WAY = 0.5
+"""Seconds after it was stored within which a message usually is in its context."""
+
 NO_BRIDGE_SECONDS = 6.0
 """How long a session may be without its bridge before the person restarts it."""
 
@@ -51,8 +55,8 @@ class Truth(Protocol):
         """What is in the living context of a task's session, and how often."""
         ...
 
-    def answered(self, task: str) -> set[str]:
-        """What any context of the task was answered with."""
+    def answered(self, task: str) -> dict[str, datetime]:
+        """When the model was first asked, or first answered, with what in its context."""
         ...
 
 
@@ -98,7 +102,10 @@ class Storm:
             for sender in senders:
                 sender.start()
             for _ in range(self.plan.kills):
-                time.sleep(self._lots.uniform(0.1, self.plan.pause))
+                time.sleep(self._lots.uniform(0, self.plan.pause))
+                self._send_one_more(WorkerClient(self._settings))
+                # Most that can go wrong goes wrong while a message is on its way.
+                time.sleep(self._lots.uniform(0, ON_ITS_WAY))
                 self._kill(self._lots.choice(self.plan.kinds))
                 self._look_after()
             for sender in senders:
@@ -122,7 +129,7 @@ class Storm:
     def _send_some(self, number: int) -> None:
         lots = random.Random(f"{self.plan.seed} {number}")
         client = WorkerClient(self._settings)
-        share = len(range(number, self.plan.messages, SENDERS))
+        share = len(range(number, self.plan.messages - self.plan.kills, SENDERS))
         span = self.plan.kills * self.plan.pause / 2  # about as long as the killing takes
         try:
             for _ in range(share):
@@ -132,6 +139,12 @@ class Storm:
         except BaseException as failure:
             self._failures.append(failure)
             raise
+
+    def _send_one_more(self, client: WorkerClient, task: str | None = None) -> None:
+        """Send to `task`, or to any."""
+        self._number += 1
+        to = task or self._lots.choice(self.plan.tasks)
+        self._send(client, to, f"mail-{self._number:016x}", self._lots)
 
     def _send(self, client: WorkerClient, task: str, mark: str, lots: random.Random) -> None:
         priority = lots.choice(("normal", "normal", "normal", "high"))
@@ -249,9 +262,7 @@ class Storm:
         now = time.monotonic()
         self._unread = {task: self._unread.get(task, now) for task in tasks}
         for task in [t for t, since in self._unread.items() if now - since > UNREAD_SECONDS]:
-            self._number += 1
-            mark = f"mail-{self._number:016x}"
-            self._send(client, task, mark, self._lots)
+            self._send_one_more(client, task)
             self._unread[task] = now
 
     def _threads(self, client: WorkerClient) -> dict[str, Thread]:
@@ -284,22 +295,28 @@ def verdict(storm: Storm, threads: Mapping[str, Thread], truth: Truth) -> list[s
             wrong.append(f"{mark} to {task} was accepted and is stored {stored[task][mark]} times")
     for task, marked in stored.items():
         context, answered = truth.context(task), truth.answered(task)
-        ids = {_mark(message): message["id"] for message in threads[task]}
+        messages = {_mark(message): message for message in threads[task]}
         wrong += [
-            f"{mark} ({ids.get(mark)}) stands {context[mark]} times in the context of {task} and "
-            f"is stored {marked[mark]} times"
+            f"{mark} stands {context[mark]} times in the context of {task} and is stored "
+            f"{marked[mark]} times: {messages.get(mark)}"
             for mark in marked.keys() | context.keys()
             if not context[mark] == marked[mark] == 1
         ]
         wrong += [
-            f"{mark} ({ids[mark]}) is called read, but {task} never answered with it"
-            for mark in marked.keys() - answered
+            f"{mark} is called read, but {task} had not answered with it: {message}"
+            for mark, message in messages.items()
+            if mark not in answered or _moment(message["receipts"]["read_at"]) < answered[mark]
         ]
     return wrong
 
 
 def _mark(message: Mapping[str, Any]) -> str:
     return next(iter(marks([message["body"]])), str(message["body"]))
+
+
+def _moment(text: str) -> datetime:
+    """A stored moment, at the end of its millisecond."""
+    return datetime.fromisoformat(text) + timedelta(milliseconds=1)
 
 
 def _parent(process: psutil.Process) -> int | None:

@@ -12,6 +12,7 @@ import random
 import re
 import sys
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,14 @@ class Recorded:
         told = (fact for fact in facts[last:] if fact["event"] in ("began", "request"))
         return Counter(mark for fact in told for mark in fact["bodies"])
 
-    def answered(self, task: str) -> set[str]:
-        """What some process got an answer to."""
-        facts = (fact for fact in self._facts(task) if fact["event"] == "answered")
-        return {mark for fact in facts for mark in fact["bodies"]}
+    def answered(self, task: str) -> dict[str, datetime]:
+        """When some process first got an answer to it."""
+        first: dict[str, datetime] = {}
+        for fact in self._facts(task):
+            if fact["event"] == "answered":
+                at = datetime.fromtimestamp(fact["at"], UTC)
+                first = dict.fromkeys(fact["bodies"], at) | first
+        return first
 
     def accepted(self, task: str) -> set[str]:
         """What a session wrote to its peers and was told to be stored."""
@@ -67,9 +72,12 @@ class Requested:
         parts = self._requests(task)[-1].texts()
         return Counter(marks(part.text for part in parts if not _is_notice(part.text)))
 
-    def answered(self, task: str) -> set[str]:
-        """What was in any request; each was answered or will be."""
-        return {mark for request in self._requests(task) for mark in marks([request.text])}
+    def answered(self, task: str) -> dict[str, datetime]:
+        """When it was first in a request."""
+        first: dict[str, datetime] = {}
+        for request in self._requests(task):
+            first = dict.fromkeys(marks([request.text]), request.time) | first
+        return first
 
     def _requests(self, task: str) -> list[ModelRequest]:
         words = f'task "{task}"'
@@ -102,7 +110,7 @@ def storm_of_fakes(root: Path, plan: Plan, letters: int) -> None:
         }
         for task in plan.tasks:
             wrong += [f"{mark} of {task} is lost" for mark in recorded.accepted(task) - stored]
-        assert wrong == [], f"seed {plan.seed}, killed {dict(storm.killed)}"
+        assert not wrong, "\n".join([f"seed {plan.seed}, killed {dict(storm.killed)}", *wrong])
         assert storm.killed.total() >= plan.kills
 
 
@@ -143,7 +151,8 @@ def test_ten_kills_with_the_real_claude_neither_lose_nor_double_a_message(
         world.start(*plan.tasks)
         storm = Storm(world, plan)
         threads = run(storm)
-        assert verdict(storm, threads, Requested(world)) == [], f"seed {plan.seed}"
+        wrong = verdict(storm, threads, Requested(world))
+        assert not wrong, "\n".join([f"seed {plan.seed}, killed {dict(storm.killed)}", *wrong])
         assert storm.killed.total() >= plan.kills
 
 

@@ -2,7 +2,7 @@
 
 The transcript is what claudedo reads: lines are chained by their parents and written a little
 late (docs/claude-cli.md 9.3, 11). The ground truth is what claudedo never sees: one JSON object a
-line in FAKE_CLAUDE_TRUTH/<name>.jsonl, whose `event` is one of
+line in FAKE_CLAUDE_TRUTH/<name>.jsonl, `at` a Unix time, whose `event` is one of
 
 - `began`: a process started with a context that holds `bodies`;
 - `request`: `bodies` are told to the model for the first time;
@@ -45,7 +45,7 @@ class Truth:
     def record(self, event: str, **facts: Any) -> None:
         """Append one fact; it survives a kill of this process."""
         with self._path.open("a") as file:
-            file.write(json.dumps({"event": event, "pid": os.getpid(), **facts}) + "\n")
+            file.write(json.dumps({"event": event, "at": time.time(), **facts}) + "\n")
 
 
 class Transcript:
