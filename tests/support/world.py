@@ -18,7 +18,12 @@ from typing import Any, Self, TypeVar
 
 import psutil
 
+from claudedo.client import WorkerClient
 from claudedo.demo.model import ModelRequest, ScriptedModel
+from claudedo.errors import UnavailableError
+from claudedo.holding import HolderClient
+from claudedo.settings import load
+from claudedo_worker.terminal import screen
 from tests.support.claude_home import create_claude_home
 
 COMMAND = str(Path(sys.executable).with_name("claudedo"))
@@ -56,7 +61,7 @@ class World:
             self._end_leftovers()
             self.model.stop()
         if kind is not None and self.log.exists():
-            print(self.log.read_text()[-4000:])
+            sys.stderr.write(self.log.read_text()[-4000:])
 
     @property
     def log(self) -> Path:
@@ -89,7 +94,9 @@ class World:
         """Run a reading command with --json."""
         return json.loads(self.run(*arguments, "--json").stdout)
 
-    def start(self, *tasks: str, claude_args: tuple[str, ...] = (), mode: str = "acceptEdits") -> None:
+    def start(
+        self, *tasks: str, claude_args: tuple[str, ...] = (), mode: str = "acceptEdits"
+    ) -> None:
         """Start tasks whose Bash calls need no permission (unless `claude_args` say otherwise)."""
         given = claude_args or ("--allowedTools", "Bash,Agent")
         self.run("start", *tasks, "--permission-mode", mode, "--", *given)
@@ -101,9 +108,22 @@ class World:
 
     # What became of it
 
+    def ask(self, question: Callable[[WorkerClient], T]) -> T:
+        """Ask the worker directly, which costs less than a command; a dead one is started again."""
+        client = WorkerClient(load(self.environment))
+        try:
+            return question(client.connect(start=False))
+        except UnavailableError:
+            self.run("worker", "start")
+            return question(client.connect(start=False))
+
+    def id(self, task: str) -> str:
+        """The id of the task that a person here means."""
+        return str(self.ask(lambda worker: worker.resolve(task, str(self.repository)))["id"])
+
     def message(self, task: str, message_id: str) -> dict[str, Any]:
         """One message of a task's thread."""
-        thread = self.json("thread", task)
+        thread = self.ask(lambda worker: worker.thread(self.id(task)))
         return next(message for message in thread if message["id"] == message_id)
 
     def await_rung(self, task: str, message_id: str, rung: str) -> dict[str, Any]:
@@ -115,7 +135,42 @@ class World:
 
     def session(self, task: str) -> dict[str, Any]:
         """The session of a task, as `show --json` tells it."""
-        return dict(self.json("show", task)["session"] or {})
+        return dict(self.ask(lambda worker: worker.task(self.id(task)))["session"] or {})
+
+    def worktree(self, task: str) -> Path:
+        """Where a task's session works."""
+        return Path(self.ask(lambda worker: worker.task(self.id(task)))["worktree"])
+
+    def transcript(self, task: str) -> list[dict[str, Any]]:
+        """The lines of the transcript of a task's present conversation."""
+        name = f"{self.session(task)['session_id']}.jsonl"
+        path = next((self.home / ".claude" / "projects").glob(f"*/{name}"))
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
+    # What a person does at the session's terminal
+
+    def keys(self, task: str, keys: str) -> None:
+        """Type as somebody who is attached."""
+        with self.terminal(task) as terminal:
+            terminal.send_input(keys.encode())
+            terminal.status()  # answered in order: the keys are there
+
+    def type(self, task: str, line: str) -> None:
+        """Type a line at the idle session, and Enter once it stands in the input box."""
+        self.keys(task, line)
+        self.wait_for(lambda: line in self.screen(task).replace("\xa0", " "), "nothing was typed")
+        self.keys(task, "\r")
+
+    def screen(self, task: str) -> str:
+        """What the session's terminal shows."""
+        with self.terminal(task) as terminal:
+            status = terminal.status()
+            return screen(terminal.snapshot(), status.rows, status.cols).text
+
+    def terminal(self, task: str) -> HolderClient:
+        """A connection to the holder of a task's session."""
+        socket = self.ask(lambda worker: worker.terminal(self.id(task)))
+        return HolderClient.connect(socket)
 
     def await_state(self, task: str, *states: str) -> dict[str, Any]:
         """Wait until a session is in one of these states; returns it."""
@@ -124,7 +179,7 @@ class World:
             f"{task} is not {' or '.join(states)}",
         )
 
-    def wait_for(self, condition: Callable[[], T | None | bool], never: str) -> T:
+    def wait_for(self, condition: Callable[[], T | bool | None], never: str) -> T:
         """Poll a condition until it is true; fails with `never` after a generous bound."""
         until = time.monotonic() + PATIENCE
         while time.monotonic() < until:
@@ -139,7 +194,10 @@ class World:
 
     def _situation(self) -> str:
         shown = self.run("ls", "--json", check=False).stdout
-        lines = [f"{r.sequence} {r.kind} {r.session_id[:6]} …{r.latest[-200:]!r}" for r in self.model.requests]
+        lines = [
+            f"{r.sequence} {r.kind} {r.session_id[:6]} …{r.latest[-200:]!r}"
+            for r in self.model.requests
+        ]
         log = self.log.read_text()[-3000:] if self.log.exists() else ""
         return "\n".join([shown, *lines, log])
 
