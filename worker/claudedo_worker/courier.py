@@ -8,12 +8,10 @@ read from the transcript by `receipts`. docs/delivery.md tells the same as a tab
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from claudedo.errors import ConflictError
 from claudedo.model import (
     USER,
     Attempt,
@@ -29,9 +27,7 @@ from claudedo.model import (
 from claudedo_worker import envelope
 from claudedo_worker.receipts import Receipts
 from claudedo_worker.store import Store
-from claudedo_worker.transcript import Compacted, Fact, Transcript
-
-log = logging.getLogger(__name__)
+from claudedo_worker.transcript import Compacted, Transcript
 
 SETTLE = 2.0
 """Seconds after the client's pong within which its queue is on disk (measured: up to 0.4)."""
@@ -41,6 +37,9 @@ TURN_START = 1.0
 
 QUEUE_STALE = 30.0
 """Seconds after which an idle, answering client cannot still hold something in its queue."""
+
+WAITER_DUE = 3.0
+"""Seconds of idleness after which no waiter is to be expected any more."""
 
 REMIND_AT_STOP = 2
 """How often the end of one turn is put off to remind of the same mail (the CLI allows 8, 6.9)."""
@@ -52,6 +51,10 @@ INBOX_LIMIT = 400_000
 """Encoded characters in one `check_inbox` result (wire contract)."""
 
 HALTED = "A person halted this session. Stop now: no further tool calls. Their message follows."
+
+CHECK_INBOX = "mcp__claudedo__check_inbox"
+
+NOT_YOURS = "Only the main conversation takes its mail: what a subagent reads does not reach it."
 
 
 class Links(Protocol):
@@ -70,7 +73,7 @@ class Links(Protocol):
         ...
 
     async def type(self, text: str) -> bool:
-        """Type a line into the idle terminal; False if its process is gone."""
+        """Type a line into the idle terminal; False if it could not be submitted."""
         ...
 
     def can_push(self) -> bool:
@@ -96,7 +99,7 @@ class Courier:
         session: Session,
         links: Links,
         receipts: Receipts,
-        clock: Any = time.monotonic,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.session = session  # replaced by the supervisor whenever the record changes
         self._store = store
@@ -110,8 +113,7 @@ class Courier:
         self._last_call: str | None = None  # the main conversation's newest tool call
         self._stops: dict[str, int] = {}  # message -> reminders at the end of this turn
         self._nudges: dict[str, tuple[int, float]] = {}  # message -> reminders, next allowed
-        self._pushed: dict[str, float | None] = {}  # channel attempt -> time of the pong
-        self._reminded: set[str] = set()  # open reminder attempts
+        self._pongs: dict[str, float] = {}  # open attempt -> when a later ping was answered
 
     # What the session asks
 
@@ -125,25 +127,20 @@ class Courier:
             if event in ("PreToolUse", "PostToolBatch") and (halt := await self._halt(event, call)):
                 return halt
             if call.get("agent_id"):
-                return {}
-            typed_ahead = event == "UserPromptSubmit" and self._turn_began is not None
+                return _of_subagent(event, call)
+            within_turn = self._turn_began is not None
             self._turn_began = self._clock()
-            if event == "PreToolUse":
-                self._last_call = call.get("tool_use_id") or None
-            elif not typed_ahead:  # the newer CLI calls this hook while a turn runs, too (8.1)
-                await self._sync()
-                return await self._within_turn(event)
+            match event:
+                case "PreToolUse":
+                    self._last_call = call.get("tool_use_id") or None
+                case "PostToolBatch":
+                    return await self._between_calls()
+                case "Stop":
+                    return await self._at_turn_end()
+                case "UserPromptSubmit" if not within_turn:
+                    # The newer CLI calls it for text typed while a turn runs, too (8.1).
+                    return await self._at_turn_start()
             return {}
-
-    async def _within_turn(self, event: str) -> dict[str, Any]:
-        match event:
-            case "UserPromptSubmit":
-                return await self._at_turn_start()
-            case "PostToolBatch":
-                return await self._between_calls()
-            case "Stop":
-                return await self._at_turn_end()
-        return {}
 
     async def check_inbox(
         self, tool_use_id: str | None, limit: int | None
@@ -200,8 +197,9 @@ class Courier:
             await self._receipts.close()
             await self._receipts.forget()
             self._receipts = receipts
-            self._pushed.clear()
-            self._reminded.clear()
+            self._turn_began = self._last_call = None
+            for remembered in (self._stops, self._nudges, self._pongs):
+                remembered.clear()
 
     async def close(self) -> None:
         """The process is gone: what its transcript does not show did not arrive."""
@@ -216,15 +214,21 @@ class Courier:
     # Within a turn
 
     async def _at_turn_start(self) -> dict[str, Any]:
+        await self._sync()
+        self._last_call = None
         return await self._give("UserPromptSubmit", await self._deliverable(), None, remind=True)
 
     async def _between_calls(self) -> dict[str, Any]:
+        await self._sync()
+        # A call belongs to one batch: a later batch whose calls we were not asked about has none.
+        call, self._last_call = self._last_call, None
         mail = [m for m in await self._deliverable() if m.priority is not Priority.HALT]
         # Each new message is announced once; after that the end of the turn asks again.
         fresh = any(message.receipts.offered_at is None for message in mail)
-        return await self._give("PostToolBatch", mail, self._last_call, remind=fresh)
+        return await self._give("PostToolBatch", mail, call, remind=fresh)
 
     async def _at_turn_end(self) -> dict[str, Any]:
+        await self._sync()
         mail = [
             message
             for message in await self._deliverable()
@@ -233,7 +237,10 @@ class Courier:
         for message in mail:
             self._stops[message.id] = self._stops.get(message.id, 0) + 1
         insistent = any(self._stops[message.id] > 1 for message in mail)
-        return await self._give("Stop", mail, None, remind=True, altered=insistent)
+        output = await self._give("Stop", mail, None, remind=True, altered=insistent)
+        if not output:
+            self._turn_began = None  # what is queued may start the next turn at once (4.7)
+        return output
 
     async def _give(
         self,
@@ -266,58 +273,58 @@ class Courier:
     async def _halt(self, event: str, call: dict[str, Any]) -> dict[str, Any]:
         """Refuse every call until the model has answered with the halt message in its context.
 
-        A denied call does not end a turn, so the end of the batch does, subagents' too (14.1, 14.2).
+        A denied call does not end a turn, so the end of the batch does, a subagent's too (14.1,
+        14.2).
         """
         if not await self._store.halting(self._task.id):
             return {}
-        if str(call.get("tool_name")).endswith("__check_inbox") and not call.get("agent_id"):
+        if call.get("tool_name") == CHECK_INBOX and not call.get("agent_id"):
             return {}  # the way to a halt message that is too large for a hook
         await self._sync()
-        if await self._answers_halt(call.get("tool_use_id")):
+        if not call.get("agent_id") and await self._answers_halt(call.get("tool_use_id")):
             return {}
         if event == "PostToolBatch":
             return {"continue": False, "stopReason": HALTED}
-        decision = {
-            "hookEventName": "PreToolUse",
-            "permissionDecision": "deny",
-            "permissionDecisionReason": HALTED,
-        }
-        return {"hookSpecificOutput": decision}
+        return _refusal(HALTED)
 
     async def _answers_halt(self, tool_use_id: str | None) -> bool:
         """True if this call is part of an answer to the halt message.
 
-        The line with the call is written up to 0.4 s after the hook is called, so it is awaited;
-        only when the message is in the context, or every refused call would cost that long.
+        The lines that show so are written up to 0.4 s after the hook is called, so they are
+        awaited; only once the message was handed over, or every refused call would take that long.
         """
-        delivered = [m.receipts.delivered_at for m in await self._store.halting(self._task.id)]
-        if not tool_use_id or None in delivered:
+        attempts = [a for a in self._receipts.open.values() if not a.reminder]
+        handed = {message_id for attempt in attempts for message_id in attempt.message_ids}
+        halts = await self._store.halting(self._task.id)
+        if not tool_use_id or any(
+            halt.receipts.delivered_at is None and halt.id not in handed for halt in halts
+        ):
             return False
         for _ in range(50):
-            if self._receipts.transcript.knows_call(tool_use_id):
-                break
+            if not await self._store.halting(self._task.id):
+                return True
             await asyncio.sleep(0.02)
             await self._sync()
-        return not await self._store.halting(self._task.id)
+        return False
 
     # Between turns
 
     async def _serve_idle(self) -> None:
-        if any(not attempt.reminder for attempt in self._receipts.open.values()):
+        if self._receipts.open:
             return
         mail = await self._deliverable()
         due = [m for m in mail if self._nudges.get(m.id, (0, 0.0))[1] <= self._clock()]
-        if not due or self._reminded:
+        if not due:
             return
         if self.session.channel is not False and self._links.can_push():
             await self._push(due)
         elif self._links.can_wake():
             await self._nudge(Transport.WAITER, due)
-        elif await self._links.can_type():
+        elif self._idle_for() >= WAITER_DUE and await self._links.can_type():
             await self._nudge(Transport.TYPED, due)
 
     async def _push(self, mail: list[Message]) -> None:
-        """Push the first message with its body, or a reminder if it cannot go that way unchanged."""
+        """Push the first message with its body, or a reminder if that would not pass unchanged."""
         first = mail[0]
         if not envelope.passes_unchanged(first.body) or not envelope.fitting([first]):
             attempt = await self._remind(Transport.CHANNEL, mail)
@@ -327,7 +334,6 @@ class Courier:
             attempt = await self._offer(Transport.CHANNEL, [first])
             noticed = await self._store.noticed(self._task.id)
             text = envelope.letter(attempt.id, [first], noticed)
-        self._pushed[attempt.id] = None
         if not await self._links.push(text, _meta(self._task, first)):
             await self._void(attempt)
 
@@ -347,26 +353,30 @@ class Courier:
         Nothing is decided by the time alone: the client must answer a ping sent after the attempt,
         and its transcript, read after that answer was on disk, must not name the attempt.
         """
-        idle = self._clock() - (self._idle_since or self._clock())
+        idle = self._idle_for()
         if idle < SETTLE:
             return
         for attempt in list(self._receipts.open.values()):
             if attempt.id in self._receipts.queued and idle < QUEUE_STALE:
                 continue
-            answered = self._pushed.get(attempt.id)
+            answered = self._pongs.get(attempt.id)
             if answered is None:
                 if await self._links.ping():
-                    self._pushed[attempt.id] = self._clock()
+                    self._pongs[attempt.id] = self._clock()
             elif self._clock() - answered >= SETTLE:
                 await self._give_up(attempt)
 
     async def _give_up(self, attempt: Attempt) -> None:
+        queued = attempt.id in self._receipts.queued
         await self._void(attempt)
-        for message_id in attempt.message_ids:
-            self._nudges.pop(message_id, None)
-        if attempt.transport is Transport.CHANNEL:
+        if attempt.transport is Transport.CHANNEL and not queued:
             # Handled by the client and not even queued: this session has no channel (4.2).
             self.session = await self._store.change_session(self.session, channel=False)
+            for message_id in attempt.message_ids:
+                self._nudges.pop(message_id, None)  # the other ways are tried at once
+
+    def _idle_for(self) -> float:
+        return 0.0 if self._idle_since is None else self._clock() - self._idle_since
 
     def _turn_just_began(self) -> bool:
         """True while the registry file may still say idle of a turn whose hook was called."""
@@ -382,9 +392,7 @@ class Courier:
     async def _remind(
         self, transport: Transport, mail: Sequence[Message], tool_use_id: str | None = None
     ) -> Attempt:
-        attempt = await self._attempt(transport, mail, tool_use_id, reminder=True)
-        self._reminded.add(attempt.id)
-        return attempt
+        return await self._attempt(transport, mail, tool_use_id, reminder=True)
 
     async def _attempt(
         self,
@@ -409,19 +417,14 @@ class Courier:
         return attempt
 
     async def _void(self, attempt: Attempt) -> None:
-        self._pushed.pop(attempt.id, None)
-        self._reminded.discard(attempt.id)
+        self._pongs.pop(attempt.id, None)
         await self._receipts.void(attempt)
 
     async def _deliverable(self) -> list[Message]:
         return await self._store.deliverable(self._task.id)
 
     async def _sync(self) -> None:
-        facts: list[Fact] = await self._receipts.sync()
-        gone = [item for item in self._reminded if item not in self._receipts.open]
-        for attempt_id in gone:
-            self._reminded.discard(attempt_id)
-        if any(isinstance(fact, Compacted) for fact in facts):
+        if any(isinstance(fact, Compacted) for fact in await self._receipts.sync()):
             self._nudges.clear()
 
     def _count_nudge(self, mail: Sequence[Message]) -> None:
@@ -429,6 +432,21 @@ class Courier:
             count, _ = self._nudges.get(message.id, (0, 0.0))
             pause = NUDGE_AGAIN[min(count, len(NUDGE_AGAIN) - 1)]
             self._nudges[message.id] = (count + 1, self._clock() + pause)
+
+
+def _of_subagent(event: str, call: dict[str, Any]) -> dict[str, Any]:
+    """Nothing to say to it, and nothing to give: its context is not the session's."""
+    asks = event == "PreToolUse" and call.get("tool_name") == CHECK_INBOX
+    return _refusal(NOT_YOURS) if asks else {}
+
+
+def _refusal(reason: str) -> dict[str, Any]:
+    decision = {
+        "hookEventName": "PreToolUse",
+        "permissionDecision": "deny",
+        "permissionDecisionReason": reason,
+    }
+    return {"hookSpecificOutput": decision}
 
 
 def _batch(mail: Sequence[Message], limit: int | None) -> list[Message]:

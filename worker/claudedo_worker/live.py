@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from claudedo.model import Session, SessionState, Task
-from claudedo_worker import dialogs, mcp_server, registry
+from claudedo_worker import claude_binary, dialogs, mcp_server, registry
 from claudedo_worker.courier import Courier
 from claudedo_worker.receipts import Receipts
 from claudedo_worker.session_link import Bridge, Waiter
@@ -30,6 +30,9 @@ PUSH_DELAY = 0.5
 
 TYPING_PAUSE = 15.0
 """Seconds after a person's last key during which nothing is typed for them."""
+
+ECHO_PATIENCE = 3.0
+"""Seconds within which what was typed shows in the input box."""
 
 LOCATE_EVERY = 1.0
 
@@ -46,6 +49,9 @@ NO_TOOLS = (
     "its claudedo tools are not connected, so its mail is kept; type "
     "`/mcp reconnect claudedo` in it, or `claudedo restart` it"
 )
+
+KEEPS_SIDE_LINES = (2, 1, 330)
+"""The first version known to resume with what hangs beside the chain of the newest line."""
 
 
 class LiveSession:
@@ -71,7 +77,9 @@ class LiveSession:
         self.grants = grants | {dialogs.Kind.CHANNEL}
         self._bridge: Bridge | None = None
         self._waiter: Waiter | None = None
+        self._typed = ""  # our last line, which an Esc may bring back
         self._listed_at = time.monotonic() if adopted else None
+        self._adopted = adopted
         self._channel_asked = False
         self._located_at = 0.0
         self._seen: tuple[dialogs.Dialog, float] | None = None
@@ -91,6 +99,8 @@ class LiveSession:
     async def open(self) -> None:
         """Take up the conversation's transcript and what was offered to it before."""
         receipts = await self._receipts(self.session.conversation, self.session.transcript)
+        if not self._adopted and claude_binary.parse(self.session.cli_version) < KEEPS_SIDE_LINES:
+            await receipts.forget_side_lines()
         self._courier = Courier(self.store, self.task, self.session, self, receipts)
 
     async def change(self, **changes: Any) -> None:
@@ -276,17 +286,35 @@ class LiveSession:
 
     async def wake(self, text: str) -> bool:
         """Let the waiter end with this text; False if there is none."""
-        return self._waiter is not None and await self._waiter.wake(text)
+        waiter, self._waiter = self._waiter, None  # it ends now; the next one may come
+        return waiter is not None and await waiter.wake(text)
 
     async def type(self, text: str) -> bool:
-        """Type a line into the idle terminal; False if its process is gone."""
+        """Type a line into the idle terminal; False if it could not be submitted.
+
+        Enter is pressed only once the input box holds just that line: never blindly, because it
+        might answer a dialog.
+        """
         try:
             await self.terminal.write(dialogs.CLEAR)
             await asyncio.sleep(0.1)
-            await self.terminal.write(text.encode() + dialogs.ENTER)
+            await self.terminal.write(text.encode())
+            self._typed = text
+            if not await self._shows(text):
+                return False
+            await self.terminal.write(dialogs.ENTER)
         except TerminalLostError:
             return False
         return True
+
+    async def _shows(self, text: str) -> bool:
+        """True once the input box holds that line; False if it does not within the bound."""
+        until = time.monotonic() + ECHO_PATIENCE
+        while time.monotonic() < until:
+            if _same(await self._draft(), text):
+                return True
+            await asyncio.sleep(0.1)
+        return False
 
     def can_push(self) -> bool:
         """True if a push can be taken: the tools were listed long enough ago (17.2)."""
@@ -309,15 +337,21 @@ class LiveSession:
         return self.session.channel is not False and not self.can_push()
 
     async def _input_is_free(self) -> bool:
-        """True if no draft stands in the input box and nobody typed a moment ago."""
+        """True if no draft stands in the input box and nobody typed a moment ago.
+
+        A line of ours that stands there (an Esc brings it back, 14.5) is no draft.
+        """
         try:
-            status = await self.terminal.status()
-            typed = status.last_input_at
+            typed = (await self.terminal.status()).last_input_at
             if typed is not None and time.time() - typed < TYPING_PAUSE:
                 return False
-            return dialogs.input_box(await dialogs.look(self.terminal)) == ""
+            draft = await self._draft()
         except TerminalLostError:
             return False
+        return draft == "" or (self._typed != "" and _same(draft, self._typed))
+
+    async def _draft(self) -> str | None:
+        return dialogs.input_box(await dialogs.look(self.terminal))
 
     def transports(self) -> list[str]:
         """Which ways in are open at this moment."""
@@ -329,6 +363,11 @@ class LiveSession:
             "typed": not self.terminal.lost,
         }
         return [way for way, there in ways.items() if there]
+
+
+def _same(draft: str | None, line: str) -> bool:
+    """True if the input box holds that line, however it is wrapped."""
+    return draft is not None and "".join(draft.split()) == "".join(line.split())
 
 
 def _text(path: Path | None) -> str | None:

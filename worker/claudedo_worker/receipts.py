@@ -7,7 +7,9 @@ offering; see `courier`. The rules and their sources are told in docs/delivery.m
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -19,6 +21,9 @@ from claudedo_worker.transcript import Answer, Compacted, Context, Enqueued, Fac
 
 LINE_PATIENCE = 0.5
 """Seconds for which lines may be written in another order than they came about."""
+
+_CHANNEL = re.compile(r"<channel\b[^>]*>\n")
+"""What the CLI puts before a push; values are escaped, so its first `>` ends it (4.5, 4.11)."""
 
 
 @dataclass
@@ -34,22 +39,21 @@ class Receipts:
     transcript: Transcript
     open: dict[str, Attempt] = field(default_factory=dict)
     queued: set[str] = field(default_factory=set)
-    _contexts: dict[str, Context] = field(default_factory=dict)  # unread attempt -> its line
-    _unread: dict[str, Attempt] = field(default_factory=dict)
+    _unread: dict[str, Attempt] = field(default_factory=dict)  # message -> what last gave it
+    _contexts: dict[str, Context] = field(default_factory=dict)  # attempt with unread -> its line
     # In a session's first turn lines are not written in the order of time, so an answer may be read
     # before the lines it follows: it is judged again at every reading.
     _answers: deque[tuple[float, Answer]] = field(default_factory=lambda: deque(maxlen=64))
-    last_answer: Answer | None = None
 
     @classmethod
-    async def load(
-        cls, store: Store, conversation: str, transcript: Transcript
-    ) -> Receipts:
+    async def load(cls, store: Store, conversation: str, transcript: Transcript) -> Receipts:
         """Take up the attempts that an earlier worker left, and read the transcript to its end."""
         receipts = cls(store, conversation, transcript)
         receipts.open = {a.id: a for a in await store.open_attempts(conversation)}
-        receipts._unread = {a.id: a for a in await store.unread_attempts(conversation)}
-        await receipts.sync()
+        for attempt in await store.unread_attempts(conversation):
+            receipts._unread |= dict.fromkeys(attempt.message_ids, attempt)
+        # A long conversation's file has many megabytes: others are not kept waiting.
+        await receipts._take(await asyncio.to_thread(transcript.read))
         return receipts
 
     def add(self, attempt: Attempt) -> None:
@@ -58,20 +62,7 @@ class Receipts:
 
     async def sync(self) -> list[Fact]:
         """Read what is new in the transcript and act on it; returns the facts."""
-        facts = self.transcript.read()
-        for fact in facts:
-            match fact:
-                case Context():
-                    await self._entered(fact)
-                case Enqueued():
-                    self.queued |= _named(fact.text) & self.open.keys()
-                case Answer():
-                    self._answers.append((time.monotonic(), fact))
-                case Compacted():
-                    await self._judge()
-                    await self.forget()
-        await self._judge()
-        return facts
+        return await self._take(self.transcript.read())
 
     async def close(self) -> None:
         """The process has left this conversation: what its transcript lacks did not arrive."""
@@ -82,14 +73,37 @@ class Receipts:
     async def forget(self) -> None:
         """The context is gone but for a summary: what was not read must be given again (11.8)."""
         for attempt_id in list(self._contexts):
-            self._contexts.pop(attempt_id)
-            await self.store.forget(self._unread.pop(attempt_id).message_ids)
+            await self._forget(attempt_id)
+
+    async def forget_side_lines(self) -> None:
+        """The process that resumes this drops what hangs beside the chain of its newest line.
+
+        So do versions before 2.1.330 with the results of a parallel batch, but for one.
+        """
+        for attempt_id, context in list(self._contexts.items()):
+            if not self.transcript.on_main_chain(context):
+                await self._forget(attempt_id)
 
     async def void(self, attempt: Attempt, outcome: Outcome = Outcome.VOID) -> None:
         """The attempt did not reach the context: its messages may be given again."""
         self.open.pop(attempt.id, None)
         self.queued.discard(attempt.id)
         await self.store.end_attempt(attempt, outcome)
+
+    async def _take(self, facts: list[Fact]) -> list[Fact]:
+        for fact in facts:
+            match fact:
+                case Context():
+                    await self._entered(fact)
+                case Enqueued():
+                    self.queued |= _named(fact.text) & self.open.keys()
+                case Answer() if not fact.failed:
+                    self._answers.append((time.monotonic(), fact))
+                case Compacted():
+                    await self._judge()
+                    await self.forget()
+        await self._judge()
+        return facts
 
     async def _entered(self, context: Context) -> None:
         for attempt in [a for a in self.open.values() if _shows(context, a)]:
@@ -101,7 +115,7 @@ class Receipts:
             self.queued.discard(attempt.id)
             await self.store.confirm(attempt)
             if not attempt.reminder:
-                self._unread[attempt.id] = attempt
+                self._unread |= dict.fromkeys(attempt.message_ids, attempt)
         for attempt in self._unread.values():
             if attempt.id not in self._contexts and _shows(context, attempt):
                 self._contexts[attempt.id] = context
@@ -116,28 +130,34 @@ class Receipts:
     async def _judge(self) -> None:
         """Say what the answers read so far prove of the attempts that are not settled."""
         for read_at, answer in self._answers if self.open or self._contexts else ():
-            await self._void_passed(answer, age=time.monotonic() - read_at)
-            if not answer.failed:
-                await self._mark_read(answer)
-        self.last_answer = next((a for _, a in reversed(self._answers) if not a.failed), None)
+            settled = time.monotonic() - read_at >= LINE_PATIENCE
+            if settled:
+                await self._void_passed(answer)
+            for attempt_id, context in list(self._contexts.items()):
+                if self.transcript.carries(answer, context):
+                    await self._mark_read(attempt_id)
+                elif settled and self.transcript.leaves_out(answer, context):
+                    await self._forget(attempt_id)
 
-    async def _void_passed(self, answer: Answer, age: float) -> None:
+    async def _void_passed(self, answer: Answer) -> None:
         """The model went on after a call, and the line is not there: it never will be (11.3)."""
-        if age < LINE_PATIENCE:
-            return
         for attempt in list(self.open.values()):
             if attempt.tool_use_id and self.transcript.follows_call(answer, attempt.tool_use_id):
                 await self.void(attempt)
 
-    async def _mark_read(self, answer: Answer) -> None:
-        read = [
-            attempt_id
-            for attempt_id, context in self._contexts.items()
-            if self.transcript.carries(answer, context)
-        ]
-        for attempt_id in read:
-            self._contexts.pop(attempt_id)
-            await self.store.mark_read(self._unread.pop(attempt_id).message_ids)
+    async def _mark_read(self, attempt_id: str) -> None:
+        await self.store.mark_read(self._settle(attempt_id))
+
+    async def _forget(self, attempt_id: str) -> None:
+        await self.store.forget(self._settle(attempt_id))
+
+    def _settle(self, attempt_id: str) -> list[str]:
+        """Drop an attempt that is settled; returns the messages that it was the last to give."""
+        self._contexts.pop(attempt_id)
+        mine = [message for message, last in self._unread.items() if last.id == attempt_id]
+        for message in mine:
+            self._unread.pop(message)
+        return mine
 
 
 def _named(text: str) -> set[str]:
@@ -156,8 +176,10 @@ def _shows(context: Context, attempt: Attempt) -> bool:
         case Transport.HOOK:
             return context.kind == "hook" and _says(context.text, attempt)
         case Transport.CHANNEL:
-            body = context.text.partition(">\n")[2]
-            return context.kind in ("channel", "channel-busy") and _says(body, attempt)
+            pushed = context.kind in ("channel", "channel-busy")
+            # Newer versions may put a line of their own before it (4.5).
+            opened = _CHANNEL.search(context.text) if pushed else None
+            return opened is not None and _says(context.text[opened.end() :], attempt)
         case Transport.WAITER:
             return context.kind == "rewake" and _says(context.text, attempt)
         case Transport.TYPED:

@@ -38,7 +38,11 @@ class Enqueued:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """The model answered. `failed` is true for the CLI's own line after an API error (11.4)."""
+    """The model answered.
+
+    `failed`: no model did; the CLI wrote the line itself, after an API error (11.4), or because
+    a conversation that was cut is resumed (9.3).
+    """
 
     uuid: str
     message: str | None  # the API's message id: one answer may be several lines
@@ -56,6 +60,9 @@ class Compacted:
 
 Fact = Context | Enqueued | Answer | Compacted
 
+DISORDER = 200
+"""Lines by which a parent may stand behind its child: those of a session's first turn do."""
+
 
 class Transcript:
     """One growing transcript file, read from where the last reading ended."""
@@ -65,8 +72,10 @@ class Transcript:
         self._offset = 0
         self._rest = b""
         self._parents: dict[str, str | None] = {}
+        self._numbers: dict[str, int] = {}  # line, or API message -> where it stands, or begins
         self._messages: dict[str, str] = {}  # assistant line -> API message
         self._callers: dict[str, str] = {}  # tool use -> API message that made it
+        self._last: str | None = None
 
     def read(self) -> list[Fact]:
         """The facts of the complete lines that were added since the last call.
@@ -83,31 +92,46 @@ class Transcript:
         message, and only one of them is on the chain: for them the chain must hold that message.
         """
         caller = self._callers.get(context.tool_use_id or "")
-        for uuid in self._ancestors(answer.uuid):
-            if uuid == context.uuid:
-                return True
-            if caller and self._messages.get(uuid) == caller != answer.message:
-                return True
-        return False
+        if caller and caller != answer.message and self._follows(answer.uuid, caller):
+            return True
+        return context.uuid in self._ancestors(answer.uuid, self._numbers[context.uuid])
+
+    def leaves_out(self, answer: Answer, context: Context) -> bool:
+        """True if `answer` was begun behind `context` and its request did not have it.
+
+        An Esc before any output takes the prompt back, with what hooks added to it, and a rewind
+        takes whole turns: the next prompt hangs on an earlier line (14.5).
+        """
+        back_to = self._numbers[context.uuid]
+        if self._numbers[answer.message or answer.uuid] < back_to or self.carries(answer, context):
+            return False
+        *_, oldest = self._ancestors(answer.uuid, back_to)
+        return oldest in self._parents  # else a line of the chain is still to come
 
     def follows_call(self, answer: Answer, tool_use_id: str) -> bool:
         """True if `answer` is a later API message than the one that made that tool call."""
         caller = self._callers.get(tool_use_id)
-        if caller is None or caller == answer.message:
-            return False
-        return any(self._messages.get(uuid) == caller for uuid in self._ancestors(answer.uuid))
+        return caller not in (None, answer.message) and self._follows(answer.uuid, str(caller))
+
+    def on_main_chain(self, context: Context) -> bool:
+        """True if the chain of parents of the newest line holds the context line itself."""
+        return self._last is not None and context.uuid in self._ancestors(
+            self._last, self._numbers[context.uuid]
+        )
 
     def knows_call(self, tool_use_id: str) -> bool:
         """True once the line with that tool call is on disk."""
         return tool_use_id in self._callers
 
-    def message_of_call(self, tool_use_id: str) -> str | None:
-        """The API message that made a tool call."""
-        return self._callers.get(tool_use_id)
+    def _follows(self, uuid: str, message: str) -> bool:
+        """True if a line of that API message is among the ancestors of a line."""
+        lines = self._ancestors(uuid, self._numbers[message])
+        return any(self._messages.get(line) == message for line in lines)
 
-    def _ancestors(self, uuid: str) -> Iterator[str]:
+    def _ancestors(self, uuid: str, back_to: int) -> Iterator[str]:
+        """A line and its parents, as far as the line number `back_to`: a chain can be long."""
         line: str | None = uuid
-        while line is not None:
+        while line is not None and self._numbers.get(line, back_to) >= back_to - DISORDER:
             yield line
             line = self._parents.get(line)
 
@@ -129,17 +153,19 @@ class Transcript:
 
     def _facts(self, line: dict[str, Any]) -> Iterator[Fact]:
         uuid = line.get("uuid")
-        if isinstance(uuid, str):
-            self._parents[uuid] = line.get("parentUuid")
         if line.get("isSidechain"):
             return
+        if isinstance(uuid, str):
+            self._parents[uuid] = line.get("parentUuid")
+            self._numbers.setdefault(uuid, len(self._numbers))
+            self._last = uuid
         kind = line.get("type")
         if kind == "queue-operation" and line.get("operation") == "enqueue":
             yield Enqueued(text=_text(line.get("content")))
         elif not isinstance(uuid, str):
             return
         elif kind == "attachment":
-            yield from _attachment(uuid, line.get("attachment") or {})
+            yield from _attachment(uuid, _object(line.get("attachment")))
         elif kind == "user":
             yield from _user(uuid, line)
         elif kind == "assistant":
@@ -150,6 +176,7 @@ class Transcript:
     def _remember(self, answer: Answer) -> Answer:
         if answer.message:
             self._messages[answer.uuid] = answer.message
+            self._numbers.setdefault(answer.message, self._numbers[answer.uuid])
             self._callers |= dict.fromkeys(answer.tool_use_ids, answer.message)
         return answer
 
@@ -174,17 +201,16 @@ def _attachment(uuid: str, attachment: dict[str, Any]) -> Iterator[Fact]:
                 tool_use_id=attachment.get("toolUseID"),
             )
     elif kind == "queued_command":
-        origin = (attachment.get("origin") or {}).get("kind")
+        kinds = {"channel": "channel-busy", "task-notification": "rewake"}
         yield Context(
             uuid=uuid,
-            kind={"channel": "channel-busy", "task-notification": "rewake"}.get(origin or "", "queued"),
+            kind=kinds.get(_origin(attachment), "queued"),
             text=_text(attachment.get("prompt")),
         )
 
 
 def _user(uuid: str, line: dict[str, Any]) -> Iterator[Fact]:
-    content = (line.get("message") or {}).get("content")
-    origin = (line.get("origin") or {}).get("kind")
+    content = _object(line.get("message")).get("content")
     if isinstance(content, list):
         results = [block for block in content if _is(block, "tool_result")]
         for block in results:
@@ -196,21 +222,30 @@ def _user(uuid: str, line: dict[str, Any]) -> Iterator[Fact]:
             )
         if results:
             return
-    kind = {"channel": "channel", "task-notification": "rewake"}.get(origin or "", "prompt")
-    yield Context(uuid=uuid, kind=kind, text=_text(content))
+    kinds = {"channel": "channel", "task-notification": "rewake"}
+    yield Context(uuid=uuid, kind=kinds.get(_origin(line), "prompt"), text=_text(content))
 
 
 def _answer(uuid: str, line: dict[str, Any]) -> Answer:
-    message = line.get("message") or {}
+    message = _object(line.get("message"))
     blocks = message.get("content")
     blocks = blocks if isinstance(blocks, list) else []
     return Answer(
         uuid=uuid,
         message=message.get("id"),
-        failed=bool(line.get("isApiErrorMessage")),
+        failed=bool(line.get("isApiErrorMessage")) or message.get("model") == "<synthetic>",
         tool_use_ids=tuple(block["id"] for block in blocks if _is(block, "tool_use")),
         text="".join(block.get("text", "") for block in blocks if _is(block, "text")),
     )
+
+
+def _origin(line: dict[str, Any]) -> str:
+    return str(_object(line.get("origin")).get("kind"))
+
+
+def _object(value: Any) -> dict[str, Any]:
+    """The format is not ours: what is not as known proves nothing, and breaks nothing."""
+    return value if isinstance(value, dict) else {}
 
 
 def _is(block: Any, kind: str) -> bool:
