@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
-from claudedo.demo.model import Sequence, Text, ToolUse
+from claudedo.client import WorkerClient
+from claudedo.demo.model import ModelRequest, Sequence, Text, ToolUse, ToolUses
 from tests.support.world import World
 
 pytestmark = pytest.mark.acceptance
 
 
+def in_order(request: ModelRequest, *markers: str) -> bool:
+    """True if the request tells each marker once, in this order."""
+    places = [request.text.find(marker) for marker in markers]
+    return places == sorted(places) and all(request.count(marker) == 1 for marker in markers)
+
+
 def test_message_sent_while_a_tool_runs_is_in_the_very_next_request_once(world: World) -> None:
     world.model.script(
-        "FIRST",
+        "PROMPT-1",
         Sequence([ToolUse("Bash", {"command": "sleep 4; echo tool-over"}), Text("done")]),
     )
-    world.start("backend=FIRST")
+    world.start("backend=PROMPT-1")
     world.await_state("backend", "busy")
     sent = world.send("backend", "MAIL-4711")
     world.await_rung("backend", sent, "read")
@@ -25,22 +34,96 @@ def test_message_sent_while_a_tool_runs_is_in_the_very_next_request_once(world: 
     assert [r.sequence for r in world.requests_with("MAIL-4711")] == [first.sequence]
 
 
-def test_message_to_an_idle_session_starts_a_turn(world: World) -> None:
-    world.start("backend")
-    sent = world.send("backend", "MAIL-4712")
-    message = world.await_rung("backend", sent, "read")
-    assert len(world.requests_with("MAIL-4712")) == 1
-    assert message["via"] == "channel"
-
-
-def test_message_to_an_idle_session_starts_a_turn_without_channels(
-    world_without_channels: World,
+def test_messages_sent_while_a_parallel_batch_runs_come_together_the_urgent_first(
+    world: World,
 ) -> None:
-    world = world_without_channels
+    batch = ToolUses(
+        [
+            ToolUse("Bash", {"command": "sleep 1; echo one-over"}),
+            ToolUse("Bash", {"command": "until [ -e go ]; do sleep 0.1; done; echo two-over"}),
+        ]
+    )
+    world.model.script("PROMPT-1", Sequence([batch, Text("done")]))
+    world.start("backend=PROMPT-1")
+    world.await_state("backend", "busy")
+    sent = [
+        world.send("backend", "MAIL-A"),
+        world.send("backend", "MAIL-B"),
+        world.send("backend", "MAIL-C", "--priority", "high"),
+    ]
+    (world.worktree("backend") / "go").touch()
+    after = world.model.wait_for(lambda r: r.is_main and "two-over" in r.latest)
+    assert in_order(after, "MAIL-C", "MAIL-A", "MAIL-B")
+    for message in sent:
+        assert world.await_rung("backend", message, "read")["via"] == "hook"
+    for marker in ("MAIL-A", "MAIL-B", "MAIL-C"):
+        assert len(world.requests_with(marker)) == 1
+
+
+def test_messages_to_an_idle_session_start_a_turn_and_come_once(world: World) -> None:
     world.start("backend")
-    sent = world.send("backend", "MAIL-4713")
-    message = world.await_rung("backend", sent, "read")
-    requests = world.requests_with("MAIL-4713")
-    assert len(requests) == 1
-    assert requests[0].count("MAIL-4713") == 1
-    assert message["via"] == "hook"
+    first = world.send("backend", "MAIL-4712")
+    assert world.await_rung("backend", first, "read")["via"] == "channel"
+    assert len(world.requests_with("MAIL-4712")) == 1
+    world.await_state("backend", "idle")
+    assert_burst_comes_once(world)
+
+
+def test_messages_to_an_idle_session_start_a_turn_without_channels(world: World) -> None:
+    world.environment["DISABLE_TELEMETRY"] = "1"
+    world.start("backend")
+    first = world.send("backend", "MAIL-4713")
+    assert world.await_rung("backend", first, "read")["via"] == "hook"
+    assert [r.count("MAIL-4713") for r in world.requests_with("MAIL-4713")] == [1]
+    world.await_state("backend", "idle")
+    assert_burst_comes_once(world)
+
+
+def assert_burst_comes_once(world: World) -> None:
+    """Six messages at once to the idle session `backend`."""
+    task = world.id("backend")
+    markers = [f"BURST-{number}" for number in range(6)]
+    sent = [world.ask(partial(send_now, task, marker)) for marker in markers]
+    for message in sent:
+        world.await_rung("backend", message, "read")
+    world.await_state("backend", "idle")
+    for marker in markers:
+        assert [r.count(marker) for r in world.requests_with(marker)] == [1]
+
+
+def send_now(task: str, body: str, worker: WorkerClient) -> str:
+    """Without the time that a command takes; returns the message's id."""
+    sent = worker.send(task, body, priority="normal", reply_to=None, key=body)
+    return str(sent["id"])
+
+
+def test_message_sent_during_a_permission_dialog_waits_for_the_answer(world: World) -> None:
+    world.model.script(
+        "PROMPT-1",
+        Sequence([ToolUse("Bash", {"command": "touch asked; echo allowed"}), Text("ok")]),
+    )
+    world.start("backend=PROMPT-1", claude_args=("--verbose",), mode="default")
+    assert "permission" in world.await_state("backend", "waiting")["waiting_for"]
+    sent = world.send("backend", "MAIL-4714")
+    world.wait_for(lambda: "Do you want to proceed?" in world.screen("backend"), "no dialog")
+    assert world.json("ls")[0]["session"]["state"] == "waiting"
+    assert world.message("backend", sent)["receipts"]["offered_at"] is None
+    assert not (world.worktree("backend") / "asked").exists()
+    world.keys("backend", "\r")
+    world.await_rung("backend", sent, "read")
+    after = world.model.wait_for(lambda r: r.is_main and "allowed" in r.latest)
+    assert [r.sequence for r in world.requests_with("MAIL-4714")] == [after.sequence]
+
+
+def test_message_to_a_stopped_session_comes_right_after_its_start(world: World) -> None:
+    world.start("backend=PROMPT-1")
+    world.wait_for(lambda: world.requests_with("PROMPT-1"), "the prompt did not come")
+    world.await_state("backend", "idle")
+    world.type("backend", "/exit")
+    assert world.await_state("backend", "stopped")["reason"]
+    sent = world.send("backend", "MAIL-4715")
+    assert world.message("backend", sent)["receipts"]["offered_at"] is None
+    world.run("restart", "backend")
+    world.await_rung("backend", sent, "read")
+    (request,) = world.requests_with("MAIL-4715")
+    assert request.count("PROMPT-1") == 1, "the conversation went on"
