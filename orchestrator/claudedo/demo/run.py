@@ -145,6 +145,7 @@ class Show:
         sent = self._message(BACKEND, scenario.CORRECTION)
         before = self._sessions()
         old = self._kill()
+        _check_alive(before)
         self._fact(f"the worker is gone; both sessions go on: claude is {_pids(before)}")
         self._tell("Any command brings another worker:")
         self._command("ls")
@@ -198,9 +199,10 @@ class Show:
         self._console.print(f"  {self._stage.ask('open', '--print')}", soft_wrap=True)
         self._tell("In another terminal:")
         self._console.print(f"  . {shlex.quote(str(file))}", soft_wrap=True)
-        for line in ("claudedo ls", f"claudedo attach {FRONTEND}    (Ctrl-] leaves)"):
+        for line in ("claudedo ls", f"claudedo attach {FRONTEND}   (Ctrl-] leaves)"):
             self._console.print(f"  {line}")
         self._console.print(f'  claudedo send {BACKEND} "Anything" --wait read')
+        self._console.print("  claudedo open --print      (another link to the page)")
         self._tell("Enter or Ctrl-C here ends everything and removes the folder.")
         try:
             sys.stdin.readline()
@@ -243,9 +245,7 @@ class Show:
     def _sessions(self) -> dict[str, int]:
         """The process of each session that is really running."""
         pids = {task["name"]: task["session"]["pid"] for task in self._stage.client().tasks()}
-        gone = [name for name, pid in pids.items() if not psutil.pid_exists(pid)]
-        if gone:
-            raise Failure(f"the process of {' and '.join(gone)} is gone")
+        _check_alive(pids)
         return pids
 
     def _kill(self) -> int:
@@ -317,6 +317,13 @@ def _reached(message: dict[str, Any], now: dict[str, Any], rung: Rung) -> str:
     }
     moments = [datetime.fromisoformat(receipts[f"{step}_at"]) for step in (Rung.STORED, rung)]
     return f"{words[rung]} (+{(moments[1] - moments[0]).total_seconds():.1f} s)"
+
+
+def _check_alive(sessions: dict[str, int]) -> None:
+    """Raise `Failure` if one of these processes, by session, is gone."""
+    for name, pid in sessions.items():
+        if not psutil.pid_exists(pid) or not _lives(psutil.Process(pid)):
+            raise Failure(f"the process of {name} is gone")
 
 
 def _lives(process: psutil.Process) -> bool:
