@@ -132,7 +132,7 @@ _KEYS: dict[str, type] = {
 def _config(path: Path) -> dict[str, Any]:
     try:
         values = tomllib.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
