@@ -6,7 +6,6 @@ Every rule of the domain lives below; every error is translated here, once, to p
 from __future__ import annotations
 
 import json
-import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -40,8 +39,6 @@ from claudedo_worker.mailbox import Mailbox
 from claudedo_worker.store import Store
 from claudedo_worker.supervisor import Supervisor
 from claudedo_worker.tasks import StartRequest, Tasks, Wanted
-
-log = logging.getLogger(__name__)
 
 LONGEST_WAIT = 30.0  # seconds that one request may wait for news
 BODY_LIMIT = 4 * 1024 * 1024
