@@ -39,6 +39,7 @@ class Kind(StrEnum):
     BYPASS = "the bypass-permissions warning"
     CHANNEL = "the development channel warning"
     API_KEY = "an API key in the environment"
+    SET_UP = "the first set-up of Claude Code"
     OTHER = "a question"
 
 
@@ -49,6 +50,9 @@ _SIGNS = {
     Kind.CHANNEL: "Loading development channels",
     Kind.API_KEY: "Detected a custom API key",
 }
+
+# The steps of the first set-up (3.1) do not say "Enter to confirm".
+_SET_UP = ("Choose the text style that looks best", "Select login method")
 
 LABELS = {
     Kind.TRUST: "Yes, I trust this folder",
@@ -77,14 +81,15 @@ class Dialog:
 
 def find(shown: Screen) -> Dialog | None:
     """The dialog on the screen, if one is there (19.2)."""
-    text = shown.text
-    if "Enter to confirm" not in text:
+    flat = " ".join(shown.text.split())
+    if any(sign in flat for sign in _SET_UP):
+        return Dialog(Kind.SET_UP, (), 0)
+    if "Enter to confirm" not in flat:
         return None
     lines = list(shown.lines)
     marked = next((i for i, line in reversed(list(enumerate(lines))) if _selected(line)), None)
     if marked is None:
         return None
-    flat = " ".join(text.split())
     kind = next((kind for kind, sign in _SIGNS.items() if sign in flat), Kind.OTHER)
     first, last = _block(lines, marked)
     options = tuple(_label(line) for line in lines[first : last + 1])

@@ -44,6 +44,7 @@ STEADY = 600.0  # seconds of life after which a crash is the first one again
 BIRTH_PATIENCE = 5.0
 """Seconds for a holder, begun by a worker that died meanwhile, to open its socket."""
 FAILED_LOOK_PAUSE = 2.0
+ON_REQUEST = "on request"
 OUTSIDE_ENDS = {129, 130, 143}  # what a hang-up, Ctrl-C and SIGTERM leave (9.1)
 
 MakeCaller = Callable[[LiveSession], mcp_server.Caller]
@@ -180,7 +181,7 @@ class Supervisor:
         try:
             await work(stop)
         except StoppedError:
-            await self._finish(session, SessionState.STOPPED, "stopped")
+            await self._finish(session, SessionState.STOPPED, ON_REQUEST)
         except (ClaudedoError, OSError) as error:
             await self._fail(session, str(error))
         except Exception as error:
@@ -333,7 +334,7 @@ class Supervisor:
         """The one place that turns an exit into what happens next."""
         starting = live.session.state is SessionState.STARTING
         if stop.is_set():
-            await self._finish(live.session, SessionState.STOPPED, "stopped")
+            await self._finish(live.session, SessionState.STOPPED, ON_REQUEST)
         elif exit_.code == 0:
             await self._finish(live.session, SessionState.STOPPED, "ended at its terminal")
         elif starting and exit_.signal is None:
@@ -365,7 +366,7 @@ class Supervisor:
         del self._live[live.session.id]
         await _first(stop.wait(), seconds=pause)
         if stop.is_set():
-            await self._finish(live.session, SessionState.STOPPED, "stopped")
+            await self._finish(live.session, SessionState.STOPPED, ON_REQUEST)
         else:
             await self._resume(live, stop)
 
@@ -392,7 +393,7 @@ class Supervisor:
         exit_file = self._settings.session_dir(session.id) / "exit.json"
         word = await asyncio.to_thread(_read_exit, exit_file)
         if stop.is_set():
-            await self._finish(session, SessionState.STOPPED, "stopped")
+            await self._finish(session, SessionState.STOPPED, ON_REQUEST)
         elif word is not None and word.code == 0:
             await self._finish(session, SessionState.STOPPED, "ended at its terminal")
         elif session.pid is None:

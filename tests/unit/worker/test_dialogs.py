@@ -39,6 +39,15 @@ CHANNEL = f"""
 
  Enter to confirm · Esc to cancel
 """
+SET_UP = f"""
+ Let's get started.
+
+ Choose the text style that looks best with your terminal
+ To change this later, run /theme
+
+ {MARK} Auto (match terminal)
+   Dark mode
+"""
 INPUT_BOX = f"""
 ────────────────────────────────
 {MARK} \x1b[2mTry "fix the tests"\x1b[22m
@@ -63,10 +72,11 @@ def drawn(text: str) -> Screen:
         (TRUST_OLD, Dialog(Kind.TRUST, ("Yes, I trust this folder", "No, exit"), 0)),
         (TRUST_NEW, Dialog(Kind.TRUST, ("No, exit", "Yes, I trust this folder"), 0)),
         (CHANNEL, Dialog(Kind.CHANNEL, ("I am using this for local development", "Exit"), 0)),
+        (SET_UP, Dialog(Kind.SET_UP, (), 0)),
         (INPUT_BOX, None),
         ("", None),
     ],
-    ids=["trust, older", "trust, newer", "channel", "input box", "nothing"],
+    ids=["trust, older", "trust, newer", "channel", "set-up", "input box", "nothing"],
 )
 def test_a_dialog_is_read_with_its_options_in_their_order(
     text: str, expected: Dialog | None
