@@ -302,8 +302,10 @@ class WorkerClient:
     @contextmanager
     def _only_starter(self, deadline: float) -> Iterator[None]:
         """Let one command at a time start a worker; the others then find it running."""
+        path = self.settings.home / "start.lock"
         try:
-            lock = (self.settings.home / "start.lock").open("w")
+            path.touch(mode=0o600)
+            lock = path.open("w")
         except OSError as error:
             raise ClaudedoError(
                 f"{error.filename} cannot be written: {error.strerror}. "

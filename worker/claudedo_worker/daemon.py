@@ -32,6 +32,7 @@ from claudedo_worker.bus import Bus
 from claudedo_worker.database import Database
 from claudedo_worker.live import LiveSession
 from claudedo_worker.mailbox import Mailbox, SessionCaller
+from claudedo_worker.processes import SESSION_VARIABLE
 from claudedo_worker.realtime import Realtime
 from claudedo_worker.session_link import SessionServer
 from claudedo_worker.store import Store
@@ -58,6 +59,8 @@ class Server(uvicorn.Server):
 
 async def run(settings: Settings) -> None:
     """Serve until told to stop. Raises `AlreadyRunningError`, and errors that name what to do."""
+    # Started from within a session, it must not pass on what marks that session's processes.
+    os.environ.pop(SESSION_VARIABLE, None)
     _make_home(settings)
     with _lock(settings.lock):
         await _serve(settings)
@@ -172,6 +175,7 @@ def _make_home(settings: Settings) -> None:
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
     """Hold the lock file; the system releases it when this process ends, however it ends."""
+    path.touch(mode=0o600)
     with path.open("a") as file:
         path.chmod(0o600)
         try:
@@ -235,6 +239,7 @@ def _announce(settings: Settings, context: api.Context) -> None:
         "started_at": now(),
     }
     draft = settings.worker_file.with_suffix(".new")
+    draft.touch(mode=0o600)
     draft.write_text(json.dumps(word))
     draft.chmod(0o600)
     draft.rename(settings.worker_file)
