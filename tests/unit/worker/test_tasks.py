@@ -1,0 +1,200 @@
+"""What a task's verbs check and order; a recorder stands in for the supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from claudedo.demo.repository import make_repository
+from claudedo.errors import ConflictError, NotFoundError, RefusedError, UntrustedError, UsageError
+from claudedo.model import Session, SessionState, Task
+from claudedo.settings import Settings
+from claudedo_worker.bus import Bus
+from claudedo_worker.claude_binary import Claude
+from claudedo_worker.database import Database
+from claudedo_worker.dialogs import Kind
+from claudedo_worker.mailbox import Mailbox
+from claudedo_worker.store import Store
+from claudedo_worker.supervisor import Order, Supervisor
+from claudedo_worker.tasks import StartRequest, Tasks, Wanted
+from tests.support.records import a_session
+
+pytestmark = pytest.mark.anyio
+
+
+class Recorder:
+    """Takes the orders of a supervisor; makes the worktree when asked to, and no process."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.orders: list[Order] = []
+        self.stopped: list[str] = []
+        self.pid: int | None = 4711
+
+    async def start(self, task: Task, order: Order) -> Session:
+        self.orders.append(order)
+        if order.prepare and self.pid:
+            await order.prepare()
+        session = a_session(task, pid=self.pid, state=SessionState.IDLE)
+        return await self.store.add_session(session, "", task)
+
+    async def stop(self, task_id: str) -> bool:
+        await asyncio.sleep(0)
+        session = await self.store.latest_session(task_id)
+        if session is None or not session.state.live:
+            return False
+        self.stopped.append(task_id)
+        await self.store.change_session(session, state=SessionState.STOPPED)
+        return True
+
+
+class Desk:
+    """Everything that `Tasks` needs, in one folder."""
+
+    def __init__(self, root: Path, store: Store) -> None:
+        self.repository = make_repository(root / "repository")
+        self.store = store
+        self.recorder = Recorder(store)
+        claude = root / "claude"
+        claude.write_text("#!/bin/sh\necho 2.1.330\n")
+        claude.chmod(0o755)
+        self.environ = {"PATH": os.environ["PATH"], "HOME": str(root)}
+        settings = Settings(home=root, run=root, claude=str(claude))
+        supervisor = cast(Supervisor, self.recorder)
+        self.tasks = Tasks(settings, store, supervisor, Mailbox(store))
+
+    async def start(self, *names: str, **changes: Any) -> Task:
+        wanted = tuple(Wanted(name=name) for name in names)
+        given = {"cwd": str(self.repository), "tasks": wanted, "env": self.environ, "trust": True}
+        drafts = await self.tasks.start(StartRequest(**{**given, **changes}))
+        return drafts[0].task
+
+
+@pytest.fixture
+async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+    database = await Database.open(tmp_path / "db")
+    yield Desk(tmp_path, Store(database, Bus().publish))
+    await database.close()
+
+
+async def test_tasks_started_together_are_peers_with_a_worktree_each(desk: Desk) -> None:
+    first = await desk.start("backend", "frontend")
+    assert [peer.name for peer in await desk.store.peers(first.id)] == ["frontend"]
+    assert Path(str(first.worktree), "README.md").exists()
+    assert [order.claude for order in desk.recorder.orders] == 2 * [
+        Claude(str(desk.repository.parent / "claude"), "2.1.330")
+    ]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tasks": ()},
+        {"tasks": (Wanted(name="a"), Wanted(name="a"))},
+        {"tasks": (Wanted(name="Not A Name"),)},
+        {"here": True, "worktree": "elsewhere"},
+        {"claude_args": ("--resume",)},
+    ],
+    ids=str,
+)
+async def test_a_malformed_start_makes_nothing(desk: Desk, changes: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        await desk.start("backend", **changes)
+    assert await desk.store.tasks() == []
+    assert desk.recorder.orders == []
+
+
+async def test_a_repository_that_was_never_trusted_starts_nothing(desk: Desk) -> None:
+    with pytest.raises(UntrustedError, match="--trust"):
+        await desk.start("backend", trust=False)
+    assert await desk.store.tasks() == []
+
+
+async def test_dialogs_are_answered_only_as_far_as_the_person_said(desk: Desk) -> None:
+    await desk.start("careful")
+    await desk.start("bold", permission_mode="bypassPermissions")
+    grants = [order.grants for order in desk.recorder.orders]
+    assert grants == [{Kind.TRUST}, {Kind.TRUST, Kind.BYPASS}]
+
+
+async def test_restart_goes_on_with_the_conversation_and_ends_a_running_one_first(
+    desk: Desk,
+) -> None:
+    task = await desk.start("backend")
+    before = await desk.store.latest_session(task.id)
+    assert before is not None
+    await desk.tasks.restart(task, desk.environ)
+    assert desk.recorder.stopped == [task.id]
+    order = desk.recorder.orders[-1]
+    assert order.conversation == before.conversation
+    assert order.prepare is None
+
+
+async def test_restart_makes_a_removed_worktree_again_and_one_that_no_process_ever_saw(
+    desk: Desk,
+) -> None:
+    desk.recorder.pid = None  # the worker was killed before it had a process
+    task = await desk.start("backend")
+    await desk.tasks.restart(task, desk.environ)
+    desk.recorder.pid = 4711
+    await desk.tasks.restart(task, desk.environ)
+    worktree = Path(str(task.worktree))
+    assert (worktree / "README.md").exists()
+    assert all(order.prepare for order in desk.recorder.orders)
+
+    await desk.tasks.stop(task)
+    for path in sorted(worktree.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    worktree.rmdir()
+    await desk.tasks.restart(task, desk.environ)
+    assert (worktree / "README.md").exists()
+
+
+async def test_restart_in_a_folder_of_the_persons_own_that_is_gone_ends_nothing(
+    desk: Desk,
+) -> None:
+    task = await desk.start("backend", here=True)
+    gone = replace(task, worktree=str(desk.repository / "gone"))
+    with pytest.raises(ConflictError, match="gone"):
+        await desk.tasks.restart(gone, desk.environ)
+    assert desk.recorder.stopped == []
+
+
+async def test_rm_that_is_refused_ends_nothing(desk: Desk) -> None:
+    task = await desk.start("backend")
+    Path(str(task.worktree), "unsaved").write_text("work")
+    with pytest.raises(RefusedError, match="unsaved"):
+        await desk.tasks.remove(task, force=False)
+    assert desk.recorder.stopped == []
+    await desk.tasks.remove(task, force=True)
+    assert desk.recorder.stopped == [task.id]
+    assert await desk.store.tasks() == []
+
+
+async def test_rm_of_a_task_whose_worktree_was_never_made_removes_the_task(desk: Desk) -> None:
+    desk.recorder.pid = None
+    task = await desk.start("backend")
+    assert not Path(str(task.worktree)).exists()
+    await desk.tasks.remove(task, force=False)
+    assert await desk.store.tasks() == []
+
+
+async def test_rm_and_restart_at_once_never_leave_a_session_without_a_task(desk: Desk) -> None:
+    task = await desk.start("backend")
+    results = await asyncio.gather(
+        desk.tasks.remove(task, force=False),
+        desk.tasks.restart(task, desk.environ),
+        desk.tasks.restart(task, desk.environ),
+        return_exceptions=True,
+    )
+    assert isinstance(results[0], str)
+    assert await desk.store.tasks() == []
+    assert await desk.store.live_sessions() == []
+    for result in results[1:]:
+        assert result is None or isinstance(result, NotFoundError)
