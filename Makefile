@@ -10,6 +10,8 @@ CLAUDE_VERSIONS := 2.1.197 2.1.330
 PYTHON ?=
 export PYTHON
 ARGS ?=
+# Tests at a time: most of them wait for real programs, so a few more than the cores of a small machine.
+JOBS ?= 3
 
 claude_of = .cache/claude/$(1)/claude
 CLAUDES := $(foreach version,$(CLAUDE_VERSIONS),$(call claude_of,$(version)))
@@ -39,7 +41,7 @@ demo: $(RUNTIME) $(NEWEST_CLAUDE) ## See two linked sessions work together, no a
 
 .PHONY: test
 test: $(DEV) $(CLAUDES) ## Run the tests against the real Claude CLI, old and new, and a real browser
-	@$(pytest) -m 'not chaos' --durations=15 $(ARGS)
+	@$(pytest) -n $(JOBS) -m 'not chaos' --durations=15 $(ARGS)
 
 .PHONY: chaos
 chaos: $(DEV) $(CLAUDES) ## Kill processes at random points and see that no message is lost or doubled
