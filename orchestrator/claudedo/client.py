@@ -37,8 +37,10 @@ START_SECONDS = 20.0
 ANSWER_SECONDS = 30.0
 LONG_SECONDS = 180.0  # ending a process tree, or looking through a repository, takes its time
 TRIES = 3
+SESSION_MARKS = frozenset({"CLAUDEDO_SESSION", "CLAUDEDO_TASK", "CLAUDEDO_TASK_NAME"})
 _GRACE_SECONDS = 1.0
 _LOG_LINES = 10
+_REASON = " CRITICAL __main__: "  # before the sentence with which a worker gives up
 
 Json = dict[str, Any]
 
@@ -287,7 +289,7 @@ class WorkerClient:
             logged = _size(self.settings.log)
             child = None if self.listening() else self._spawn()
             if failure := self._wait_until_ready(child, deadline):
-                raise UnavailableError(f"{failure}{self._end_of_log(logged)}")
+                raise UnavailableError(self._explained(failure, logged))
 
     def _make_folders(self) -> None:
         for folder in (self.settings.home, self.settings.run):
@@ -333,11 +335,19 @@ class WorkerClient:
                 stdout=log,
                 stderr=log,
                 cwd=self.settings.home,
-                env={**os.environ, "CLAUDEDO_HOME": str(self.settings.home)},
+                env=self._worker_environment(),
                 start_new_session=True,
             )
         finally:
             os.close(log)
+
+    def _worker_environment(self) -> dict[str, str]:
+        """This shell's environment, less the marks of the session that it may belong to.
+
+        A worker that a session's own shell happens to start is no part of that session.
+        """
+        env = {key: value for key, value in os.environ.items() if key not in SESSION_MARKS}
+        return env | {"CLAUDEDO_HOME": str(self.settings.home)}
 
     def _wait_until_ready(self, child: subprocess.Popen[bytes] | None, deadline: float) -> str:
         """Wait for the worker; an empty answer means that it is there, else what went wrong."""
@@ -357,18 +367,24 @@ class WorkerClient:
             child.returncode = 0  # it may still come; the next command will find it
         return f"The worker did not answer within {START_SECONDS:.0f} s."
 
-    def _end_of_log(self, offset: int) -> str:
+    def _explained(self, failure: str, offset: int) -> str:
+        """`failure` with what the log says about it since `offset`: its reason, else its end."""
         advice = "\nRun `claudedo doctor`, or `claudedo worker run` to see it fail."
         try:
             with self.settings.log.open("rb") as log:
                 log.seek(offset)
-                lines = log.read().decode(errors="replace").splitlines()[-_LOG_LINES:]
+                lines = log.read().decode(errors="replace").splitlines()
         except OSError as error:
-            return f" Its log {self.settings.log} cannot be read: {error.strerror}.{advice}"
+            return (
+                f"{failure} Its log {self.settings.log} cannot be read: {error.strerror}.{advice}"
+            )
+        for line in reversed(lines):
+            if _REASON in line:
+                return f"The worker did not start: {line.partition(_REASON)[2]}"
         if not lines:
-            return f" Its log {self.settings.log} is empty.{advice}"
-        quoted = "".join(f"\n  {line}" for line in lines)
-        return f" The end of its log {self.settings.log}:{quoted}{advice}"
+            return f"{failure} Its log {self.settings.log} is empty.{advice}"
+        quoted = "".join(f"\n  {line}" for line in lines[-_LOG_LINES:])
+        return f"{failure} The end of its log {self.settings.log}:{quoted}{advice}"
 
 
 class _Connection(http.client.HTTPConnection):

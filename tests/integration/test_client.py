@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import psutil
 import pytest
 
 from claudedo import client as client_module
@@ -356,3 +357,15 @@ def test_the_client_needs_only_the_standard_library() -> None:
     )
 
     assert set(done.stdout.split()) - sys.stdlib_module_names == {"claudedo"}
+
+
+def test_a_worker_that_a_session_starts_is_no_part_of_that_session(
+    home: Path, client: WorkerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLAUDEDO_SESSION", "s_1")
+    monkeypatch.setenv("CLAUDEDO_TASK", "t_1")
+
+    client.connect()
+
+    environment = psutil.Process(pids(home)[0]).environ()
+    assert not {"CLAUDEDO_SESSION", "CLAUDEDO_TASK"} & environment.keys()

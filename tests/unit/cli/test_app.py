@@ -185,7 +185,7 @@ def test_demo_hands_over_and_ends_as_the_demonstration_does(
         asked.append(keep)
         return 7
 
-    monkeypatch.setattr("claudedo.demo.run", demonstrate, raising=False)
+    monkeypatch.setattr("claudedo.demo.run.run", demonstrate)
 
     assert run("demo", *arguments).exit_code == 7
     assert asked == [kept]
