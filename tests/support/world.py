@@ -21,7 +21,7 @@ import psutil
 from claudedo.client import WorkerClient
 from claudedo.demo.model import ModelRequest, ScriptedModel
 from claudedo.errors import UnavailableError
-from claudedo.holding import HolderClient
+from claudedo.holding import HolderClient, Kind, encode_input
 from claudedo.settings import load
 from claudedo_worker.terminal import screen
 from tests.support.claude_home import create_claude_home
@@ -154,6 +154,12 @@ class World:
         with self.terminal(task) as terminal:
             terminal.send_input(keys.encode())
             terminal.status()  # answered in order: the keys are there
+
+    def keys_before(self, task: str, keys: str) -> None:
+        """The same keys as if typed long ago: nothing is held back because somebody types."""
+        with self.terminal(task) as terminal:
+            terminal.send(encode_input(Kind.WORKER_INPUT, keys.encode()))
+            terminal.status()
 
     def type(self, task: str, line: str) -> None:
         """Type a line at the idle session, and Enter once it stands in the input box."""
