@@ -121,8 +121,9 @@ class Lines:
         block = {"type": "tool_result", "tool_use_id": call, "content": text, "is_error": error}
         return self.add("user", message={"content": [block]}, **more)
 
-    def compacted(self) -> str:
-        return self.add("system", subtype="compact_boundary", parent=None)
+    def compacted(self, *kept: str) -> str:
+        meta = {"preservedMessages": {"allUuids": kept}}
+        return self.add("system", subtype="compact_boundary", parent=None, compactMetadata=meta)
 
 
 class Mailroom:

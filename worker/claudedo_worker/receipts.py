@@ -70,10 +70,14 @@ class Receipts:
         for attempt in list(self.open.values()):
             await self.void(attempt)
 
-    async def forget(self) -> None:
-        """The context is gone but for a summary: what was not read must be given again (11.8)."""
-        for attempt_id in list(self._contexts):
-            await self._forget(attempt_id)
+    async def forget(self, kept: frozenset[str] = frozenset()) -> None:
+        """The context is gone, but for a summary and the lines `kept`.
+
+        What was not read must be given again (11.8).
+        """
+        for attempt_id, context in list(self._contexts.items()):
+            if context.uuid not in kept:
+                await self._forget(attempt_id)
 
     async def forget_side_lines(self) -> None:
         """The process that resumes this drops what hangs beside the chain of its newest line.
@@ -101,7 +105,7 @@ class Receipts:
                     self._answers.append((time.monotonic(), fact))
                 case Compacted():
                     await self._judge()
-                    await self.forget()
+                    await self.forget(fact.kept)
         await self._judge()
         return facts
 

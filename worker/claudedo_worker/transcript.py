@@ -53,9 +53,13 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Compacted:
-    """Everything before this is out of the context, but for a summary (11.8)."""
+    """Everything before this is out of the context, but for a summary (11.8).
+
+    `kept`: the last lines before it, which newer versions put behind the summary as they are.
+    """
 
     uuid: str
+    kept: frozenset[str] = frozenset()
 
 
 Fact = Context | Enqueued | Answer | Compacted
@@ -75,6 +79,7 @@ class Transcript:
         self._numbers: dict[str, int] = {}  # line, or API message -> where it stands, or begins
         self._messages: dict[str, str] = {}  # assistant line -> API message
         self._callers: dict[str, str] = {}  # tool use -> API message that made it
+        self._kept: dict[str, frozenset[str]] = {}  # compaction -> lines that stayed in the context
         self._last: str | None = None
 
     def read(self) -> list[Fact]:
@@ -129,10 +134,14 @@ class Transcript:
         return any(self._messages.get(line) == message for line in lines)
 
     def _ancestors(self, uuid: str, back_to: int) -> Iterator[str]:
-        """A line and its parents, as far as the line number `back_to`: a chain can be long."""
+        """A line and what stands before it in the context.
+
+        As far as the line number `back_to`, because a chain can be long.
+        """
         line: str | None = uuid
         while line is not None and self._numbers.get(line, back_to) >= back_to - DISORDER:
             yield line
+            yield from self._kept.get(line, ())
             line = self._parents.get(line)
 
     def _new_lines(self) -> Iterator[dict[str, Any]]:
@@ -171,7 +180,8 @@ class Transcript:
         elif kind == "assistant":
             yield self._remember(_answer(uuid, line))
         elif kind == "system" and line.get("subtype") == "compact_boundary":
-            yield Compacted(uuid=uuid)
+            self._kept[uuid] = _kept(line)
+            yield Compacted(uuid=uuid, kept=self._kept[uuid])
 
     def _remember(self, answer: Answer) -> Answer:
         if answer.message:
@@ -237,6 +247,11 @@ def _answer(uuid: str, line: dict[str, Any]) -> Answer:
         tool_use_ids=tuple(block["id"] for block in blocks if _is(block, "tool_use")),
         text="".join(block.get("text", "") for block in blocks if _is(block, "text")),
     )
+
+
+def _kept(boundary: dict[str, Any]) -> frozenset[str]:
+    kept = _object(_object(boundary.get("compactMetadata")).get("preservedMessages"))
+    return frozenset(kept.get("allUuids") or kept.get("uuids") or ())
 
 
 def _origin(line: dict[str, Any]) -> str:

@@ -100,6 +100,17 @@ def compacted_read(room: Mailroom, given: Json) -> None:
     room.lines.compacted()
 
 
+def kept_by_a_compaction(room: Mailroom, given: Json) -> None:
+    kept = room.lines.hook(given)
+    room.lines.compacted(kept)
+    room.lines.prompt("summary")
+
+
+def kept_by_a_compaction_and_answered(room: Mailroom, given: Json) -> None:
+    kept_by_a_compaction(room, given)
+    room.lines.answer("m1")
+
+
 def taken_back_by_esc(room: Mailroom, given: Json) -> None:
     before = room.lines.last
     room.lines.prompt("typed")
@@ -129,6 +140,8 @@ STORIES: dict[str, tuple[Story, str, bool]] = {
     "printed by a tool": (in_a_tool_result, "so", False),
     "out of the context before it was answered": (compacted_unread, "sod", True),
     "out of the context after it was answered": (compacted_read, "sodr", False),
+    "kept by a compaction": (kept_by_a_compaction, "sod", False),
+    "kept by a compaction and answered": (kept_by_a_compaction_and_answered, "sodr", False),
     "taken back by an Esc": (taken_back_by_esc, "sod", True),
     "an answer was under way": (with_an_answer_that_was_under_way, "sod", False),
 }
