@@ -31,7 +31,9 @@ def passes_unchanged(body: str) -> bool:
     return _ALTERED.search(body) is None
 
 
-def letter(attempt_id: str, messages: Sequence[Message], noticed: frozenset[str] = frozenset()) -> str:
+def letter(
+    attempt_id: str, messages: Sequence[Message], noticed: frozenset[str] = frozenset()
+) -> str:
     """The text that gives these messages; `noticed` are ids that a channel showed before."""
     count = "a message" if len(messages) == 1 else f"{len(messages)} messages"
     parts = [f"[claudedo {attempt_id}] You have {count}."]
