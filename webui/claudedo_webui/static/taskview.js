@@ -62,7 +62,8 @@ function Peers({ task }) {
   return task.peers.map((name, at) => {
     const peer = peerNamed(name, task.workspace);
     const shown = html`<bdi>${name}</bdi>`;
-    return html`${at > 0 && ", "}${peer ? html`<a href=${hrefOf(peer.id)}>${shown}</a>` : shown}`;
+    const linked = peer ? html`<a href=${hrefOf(peer.id)}>${shown}</a>` : shown;
+    return html`<span>${linked}${at < task.peers.length - 1 && ","}</span>`;
   });
 }
 
