@@ -409,11 +409,8 @@ def _guarded(api: Api, rule: Rule) -> Callable[[Request], Awaitable[Response]]:
         if access.kind not in rule.who:
             raise _denial(access)
         spoken = request.headers.get(protocol.PROTOCOL_HEADER)
-        if (
-            spoken
-            and spoken != str(protocol.PROTOCOL_VERSION)
-            and rule.handler is not Api.stop_worker
-        ):
+        versioned = rule.path.startswith("/api/") and rule.handler is not Api.stop_worker
+        if versioned and spoken and spoken != str(protocol.PROTOCOL_VERSION):
             raise VersionError(
                 f"The running worker is claudedo {api.context.version} (protocol "
                 f"{protocol.PROTOCOL_VERSION}), this command speaks protocol {spoken}. Run "
