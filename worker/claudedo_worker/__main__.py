@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import sys
 
@@ -11,6 +12,8 @@ from claudedo.errors import ClaudedoError
 from claudedo_worker import daemon
 
 log = logging.getLogger(__name__)
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main() -> int:
@@ -28,11 +31,11 @@ def main() -> int:
         log.critical("%s", error)
         return 1
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in _FULL:
             raise
-        # A home without write permission, a folder where a file should be.
+        # A home without write permission, a folder where a file should be, a full disk.
         words = "%s cannot be used: %s. Repair that, or set CLAUDEDO_HOME to another folder."
-        log.critical(words, error.filename, error.strerror)
+        log.critical(words, error.filename or "The state directory", error.strerror)
         return 1
     return 0
 
