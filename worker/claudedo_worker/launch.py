@@ -422,8 +422,10 @@ def _json(value: str, cwd: Path, flag: str) -> dict[str, Any]:
 def _read(path: Path) -> str:
     try:
         return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text.") from error
 
 
 def _write(path: Path, data: Mapping[str, Any]) -> None:
