@@ -38,6 +38,7 @@ class World:
     def __init__(self, claude: Path, root: Path, *, channels: bool = True) -> None:
         self.root = root
         self.claude = claude
+        self.command = COMMAND
         self.model = ScriptedModel()
         self._channels = channels
 
@@ -74,7 +75,7 @@ class World:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command; with `check` it must succeed."""
         done = subprocess.run(
-            [COMMAND, *arguments],
+            [self.command, *arguments],
             cwd=cwd or self.repository,
             env=self.environment,
             stdin=subprocess.DEVNULL if "input" not in more else None,
