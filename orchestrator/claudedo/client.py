@@ -99,6 +99,14 @@ class WorkerClient:
             return False
         return True
 
+    def gone(self) -> bool:
+        """True once no worker holds the state directory: one that listens no more still ends."""
+        try:
+            with self.settings.lock.open() as lock:
+                return _locked(lock.fileno())
+        except FileNotFoundError:
+            return True
+
     # The worker itself
 
     def worker(self) -> Json:
@@ -357,6 +365,8 @@ class WorkerClient:
                 if child is not None and child.poll() is None:
                     child.returncode = 0  # it outlives us on purpose; nobody waits for it
                 return ""
+            if child is not None and child.poll() == 0 and not self.listening():
+                child = self._spawn()  # it left the place to one that was just ending
             if child is not None and child.poll() and ended_at is None:
                 ended_at = time.monotonic()  # or it left the place to one that is still starting
             if ended_at is not None and time.monotonic() > ended_at + _GRACE_SECONDS:

@@ -6,6 +6,7 @@ to run, a script stands in for it, so that the case is the same for every versio
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -232,6 +234,16 @@ def test_a_port_that_is_taken_or_impossible_is_named(own_state: tuple[World, Pat
     config.write_text(f"port = {port}\n")  # nobody has it any more
     world.run("worker", "start")
     assert world.json("worker", "status")["port"] == port
+
+
+def test_a_worker_that_is_still_ending_is_waited_for(own_state: tuple[World, Path]) -> None:
+    world, state = own_state
+    state.mkdir(mode=0o700)
+    with (state / "worker.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        threading.Timer(3, lock.close).start()
+        world.run("worker", "start")
+    assert world.json("worker", "status")["sessions"] == 0
 
 
 @pytest.mark.parametrize("kind", ["a file", "below a file", "read-only"])

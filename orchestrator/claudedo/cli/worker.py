@@ -56,13 +56,13 @@ def stop() -> None:
 
 
 def stop_and_wait(client: WorkerClient) -> None:
-    """Stop the worker of `client`; returns when nobody listens any more.
+    """Stop the worker of `client`; returns when it has let go of everything.
 
     Raises `TimedOutError` if that takes longer than `STOP_SECONDS`.
     """
     client.connect(start=False).stop_worker()
     deadline = time.monotonic() + STOP_SECONDS
-    while client.listening():
+    while client.listening() or not client.gone():
         if time.monotonic() > deadline:
             raise TimedOutError(
                 f"The worker is still there after {STOP_SECONDS:.0f} s; "
