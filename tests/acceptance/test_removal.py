@@ -63,6 +63,28 @@ def test_rm_of_merged_work_removes_worktree_branch_files_and_processes(world: Wo
     assert world.run("rm", "done", check=False).returncode == 4
 
 
+def test_uninstall_removes_all_that_is_ours_and_names_what_stays(world: World) -> None:
+    world.start("done", "in-progress")
+    folders = {task["name"]: Path(task["worktree"]) for task in world.json("ls")}
+    kept = folders["in-progress"]
+    (kept / "draft.txt").write_text("half a thought\n")
+    (world.state / "config.toml").write_text("continue_after_crash = 1\n")
+
+    assert world.run("uninstall", check=False).returncode == 5  # nobody is there to be asked
+    assert world.session("done")["state"] == "idle"
+    said = world.run("uninstall", "--yes").stdout
+    stays = said.partition("This stays:")[2]
+    assert "1 untracked file ('draft.txt')" in stays
+    assert str(world.state / "config.toml") in stays
+    world.wait_for(lambda: not world.processes(), "something goes on running")
+    assert [path.name for path in world.state.iterdir()] == ["config.toml"]
+    assert not folders["done"].exists()
+    assert (kept / "draft.txt").read_text() == "half a thought\n"
+    assert _git(kept, "branch", "--show-current") == "claudedo/in-progress"
+    assert "claudedo/done" not in _git(world.repository, "branch")
+    assert _git(world.repository, "status", "--porcelain") == ""
+
+
 def _refused(world: World, work: str, pid: int) -> None:
     done = world.run("rm", "keeper", check=False)
     assert done.returncode == 5, done.stderr
