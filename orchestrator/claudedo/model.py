@@ -188,7 +188,8 @@ class Task:
     worktree: str | None
     branch: str | None  # None with --here
     base: str | None  # the commit that the branch started from
-    made_worktree: bool
+    made_worktree: bool  # by us: `rm` removes it
+    made_branch: bool  # likewise; one that was there before outlives the task
     launch: Launch
     created_at: str
 

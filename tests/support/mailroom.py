@@ -159,6 +159,7 @@ class Mailroom:
                 branch=None,
                 base=None,
                 made_worktree=False,
+                made_branch=False,
                 launch=Launch(),
                 created_at=now(),
             )

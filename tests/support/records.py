@@ -38,6 +38,7 @@ def a_task(workspace: Workspace, name: str = "backend", **changes: Any) -> Task:
         "branch": f"claudedo/{name}",
         "base": "1" * 40,
         "made_worktree": True,
+        "made_branch": True,
         "launch": Launch(model="opus", claude_args=("--verbose",)),
         "created_at": now(),
     }

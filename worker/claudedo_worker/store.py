@@ -476,6 +476,7 @@ def _task(row: Row) -> Task:
             "status": TaskStatus(values["status"]),
             "assignee": Assignee(values["assignee"]),
             "made_worktree": bool(values["made_worktree"]),
+            "made_branch": bool(values["made_branch"]),
             "launch": Launch(**{**launch, "claude_args": tuple(launch.get("claude_args", ()))}),
         }
     )

@@ -147,6 +147,7 @@ class Tasks:
         """Go on with the same conversation in a new process; a running one is ended first."""
         claude = await claude_binary.find(self._settings.claude, environ)
         async with self._turn(task):
+            await self._check_configuration(task, environ)
             plan = await self._lost_worktree(task)
             await self._supervisor.stop(task.id)
             request = StartRequest(
@@ -166,7 +167,11 @@ class Tasks:
             summary = f"Removed {task.name}."
             if task.made_worktree and task.worktree and task.repo:
                 removal = await worktree.remove_worktree(
-                    Path(task.worktree), task.branch, Path(task.repo), force=force, made_branch=True
+                    Path(task.worktree),
+                    task.branch,
+                    Path(task.repo),
+                    force=force,
+                    made_branch=task.made_branch,
                 )
                 summary = removal.summary()
             await self._store.remove_task(task)
@@ -178,7 +183,9 @@ class Tasks:
         if not task.made_worktree or not task.worktree:
             return
         try:
-            work = await work_in(Path(task.worktree), task.branch)
+            work = await work_in(
+                Path(task.worktree), task.branch, keeps_branch=not task.made_branch
+            )
         except NotFoundError:
             return  # the folder is gone, or was never made
         if work:
@@ -207,6 +214,8 @@ class Tasks:
         if existing:
             session = await self._store.latest_session(existing.id)
             live = bool(session and session.state.live)
+            if not live:
+                await self._check_configuration(existing, request.env)
             plan = None if live else await self._lost_worktree(existing)
             return Draft(wanted=wanted, task=existing, plan=plan, exists=True, live=live)
         plan = await self._plan(request, wanted, repository)
@@ -223,6 +232,7 @@ class Tasks:
             branch=plan.branch if plan else repository.branch,
             base=plan.base_commit if plan else repository.head,
             made_worktree=plan is not None and not plan.reuse,
+            made_branch=plan is not None and plan.make_branch,
             launch=Launch(
                 model=request.model,
                 permission_mode=request.permission_mode,
@@ -253,6 +263,18 @@ class Tasks:
         async with self._turns[task.id]:
             await self._store.task(task.id)
             yield
+
+    async def _check_configuration(self, task: Task, environ: Mapping[str, str]) -> None:
+        """Refuse to begin a conversation anew that stands in another configuration's folder."""
+        session = await self._store.latest_session(task.id)
+        config_dir = str(registry.config_dir(dict(environ)))
+        if session is None or session.transcript is None or session.config_dir == config_dir:
+            return
+        if Path(session.transcript).exists():
+            raise ConflictError(
+                f"The conversation of {task.name} is kept in {session.config_dir}, this shell "
+                f"uses {config_dir}: set CLAUDE_CONFIG_DIR as it was when the task was started."
+            )
 
     async def _lost_worktree(self, task: Task) -> WorktreePlan | None:
         """How to make a task's worktree again if its folder was removed, or never made whole."""

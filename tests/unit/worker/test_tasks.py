@@ -15,6 +15,7 @@ from claudedo.demo.repository import make_repository
 from claudedo.errors import ConflictError, NotFoundError, RefusedError, UntrustedError, UsageError
 from claudedo.model import Session, SessionState, Task
 from claudedo.settings import Settings
+from claudedo_worker import git
 from claudedo_worker.bus import Bus
 from claudedo_worker.claude_binary import Claude
 from claudedo_worker.database import Database
@@ -198,3 +199,35 @@ async def test_rm_and_restart_at_once_never_leave_a_session_without_a_task(desk:
     assert await desk.store.live_sessions() == []
     for result in results[1:]:
         assert result is None or isinstance(result, NotFoundError)
+
+
+async def test_a_branch_that_was_there_before_outlives_its_task(desk: Desk) -> None:
+    await git.write(desk.repository, "branch", "mine")
+    task = await desk.start("backend", branch="mine")
+
+    await desk.tasks.remove(task, force=False)
+
+    assert not Path(str(task.worktree)).exists()
+    assert await git.commit(desk.repository, "refs/heads/mine")
+
+
+async def test_a_branch_that_was_made_for_a_task_goes_with_it(desk: Desk) -> None:
+    task = await desk.start("backend")
+
+    await desk.tasks.remove(task, force=False)
+
+    assert await git.commit(desk.repository, "refs/heads/claudedo/backend") is None
+
+
+async def test_a_conversation_in_another_configuration_is_not_begun_anew(desk: Desk) -> None:
+    task = await desk.start("backend")
+    transcript = desk.repository.parent / "t.jsonl"
+    transcript.write_text("{}\n")
+    session = await desk.store.latest_session(task.id)
+    assert session is not None
+    await desk.store.change_session(session, transcript=str(transcript))
+
+    with pytest.raises(ConflictError, match="CLAUDE_CONFIG_DIR"):
+        await desk.tasks.restart(task, desk.environ)
+
+    assert desk.recorder.stopped == []

@@ -18,13 +18,14 @@ SELECT * FROM workspaces ORDER BY name;
 
 -- insert_task: A new task
 INSERT INTO tasks (id, workspace_id, name, body, status, assignee, repo, worktree, branch, base,
-                   made_worktree, launch, created_at)
+                   made_worktree, made_branch, launch, created_at)
 VALUES (:id, :workspace_id, :name, :body, :status, :assignee, :repo, :worktree, :branch, :base,
-        :made_worktree, :launch, :created_at);
+        :made_worktree, :made_branch, :launch, :created_at);
 
 -- update_task: Replace what can change of a task
 UPDATE tasks SET body = :body, status = :status, repo = :repo, worktree = :worktree,
-       branch = :branch, base = :base, made_worktree = :made_worktree, launch = :launch
+       branch = :branch, base = :base, made_worktree = :made_worktree,
+       made_branch = :made_branch, launch = :launch
  WHERE id = :id;
 
 -- delete_task: Remove a task with its sessions, messages and links
