@@ -177,15 +177,17 @@ class Store:
     async def change_session(self, session: Session, **changes: Any) -> Session:
         """Store changes of a session; `since` follows `state`. Tells of them.
 
+        Only what is named in `changes` is written: the caller's copy may be older than the row.
         Raises `NotFoundError` if the session was removed with its task.
         """
-        if changes.get("state", session.state) != session.state:
-            changes["since"] = now()
-        changed = replace(session, **changes)
-        if changed == session:
-            return session
+        if replace(session, **changes) == session:
+            return session  # the watch asks ten times a second; that must cost no transaction
         async with self._db.transaction():
             task = await self.task(session.task_id)
+            kept = await self.session(session.id)
+            if changes.get("state", kept.state) != kept.state:
+                changes["since"] = now()
+            changed = replace(kept, **changes)
             await self._db.run("update_session", asdict(changed))
             event = await self._event(
                 "session.updated", task.workspace_id, task.id, _state(changed)
@@ -369,11 +371,6 @@ class Store:
     async def unread_attempts(self, conversation: str) -> list[Attempt]:
         """Confirmed attempts of a conversation with a message that is not read."""
         rows = await self._db.all("unread_attempts", conversation=conversation)
-        return [await self._attempt(row) for row in rows]
-
-    async def open_attempts_of_task(self, task_id: str) -> list[Attempt]:
-        """Attempts of all conversations of a task whose outcome is not known."""
-        rows = await self._db.all("attempts_of_task", task_id=task_id)
         return [await self._attempt(row) for row in rows]
 
     async def _attempt(self, row: Row) -> Attempt:

@@ -218,6 +218,16 @@ async def test_a_state_change_moves_since_and_an_empty_one_is_silent(world: Worl
     assert event.payload["state"] == "idle"
 
 
+async def test_changes_of_different_fields_at_once_are_both_kept(world: World) -> None:
+    await asyncio.gather(
+        world.store.change_session(world.session, conversation="c2"),
+        world.store.change_session(world.session, state=SessionState.BUSY),
+    )
+
+    stored = await world.store.session(world.session.id)
+    assert (stored.conversation, stored.state) == ("c2", SessionState.BUSY)
+
+
 async def test_an_ended_session_makes_room_for_the_next(world: World) -> None:
     await world.store.change_session(world.session, state=SessionState.STOPPED)
     following = await world.store.add_session(a_session(world.backend), "h", world.backend)
@@ -436,7 +446,6 @@ async def test_attempts_come_back_with_their_messages_until_they_are_settled(wor
     conversation = world.session.conversation
 
     assert await world.store.open_attempts(conversation) == [attempt]
-    assert await world.store.open_attempts_of_task(world.backend.id) == [attempt]
     assert await world.store.unread_attempts(conversation) == []
     await world.store.confirm(attempt)
     confirmed = replace(attempt, outcome=Outcome.CONFIRMED)

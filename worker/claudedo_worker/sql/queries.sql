@@ -174,19 +174,12 @@ INSERT INTO attempt_messages (attempt_id, message_id) VALUES (:attempt_id, :mess
 -- end_attempt: Say what became of an attempt
 UPDATE attempts SET outcome = :outcome, ended_at = :at WHERE id = :id AND outcome <> 'confirmed';
 
--- attempt: One attempt
-SELECT * FROM attempts WHERE id = :id;
-
 -- attempt_messages: The messages of an attempt
 SELECT message_id FROM attempt_messages WHERE attempt_id = :attempt_id ORDER BY message_id;
 
 -- open_attempts: Attempts of a conversation whose outcome is not known
 SELECT * FROM attempts WHERE conversation = :conversation AND outcome = 'open'
  ORDER BY created_at, id;
-
--- attempts_of_task: Attempts of all sessions of a task whose outcome is not known
-SELECT attempts.* FROM attempts JOIN sessions ON sessions.id = session_id
- WHERE sessions.task_id = :task_id AND outcome = 'open';
 
 -- noticed: Undelivered messages of a task that a channel showed as an untrusted notice
 SELECT DISTINCT message_id FROM attempt_messages
