@@ -5,6 +5,7 @@ Every rule of the domain lives below; every error is translated here, once, to p
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
@@ -261,7 +262,8 @@ class Api:
         after = _number(request, "after")
         entries: list[journal.Entry] = []
         if session and session.transcript:
-            entries, after = journal.read(Path(session.transcript), after)
+            path = Path(session.transcript)
+            entries, after = await asyncio.to_thread(journal.read, path, after)
         lines = [asdict(entry) for entry in entries]
         ended = session is None or not session.state.live
         return JSONResponse({"lines": lines, "next": after, "ended": ended})

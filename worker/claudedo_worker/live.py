@@ -36,6 +36,9 @@ ECHO_PATIENCE = 3.0
 
 LOCATE_EVERY = 1.0
 
+BOX_PAUSE = 5.0
+"""Seconds until an input box that held a draft is looked at again."""
+
 START_PATIENCE = 60.0
 """Seconds without a dialog that is known, after which a person has to look at a start."""
 
@@ -82,6 +85,7 @@ class LiveSession:
         self._adopted = adopted
         self._channel_asked = False
         self._located_at = 0.0
+        self._box_due = 0.0
         self._seen: tuple[dialogs.Dialog, float] | None = None
         self._up = False  # its registry file was seen: past the start-up dialogs (16.3)
         self._moved_at = time.monotonic()  # when the start last went on
@@ -345,10 +349,15 @@ class LiveSession:
             typed = (await self.terminal.status()).last_input_at
             if typed is not None and time.time() - typed < TYPING_PAUSE:
                 return False
+            if time.monotonic() < self._box_due:
+                return False
             draft = await self._draft()
         except TerminalLostError:
             return False
-        return draft == "" or (self._typed != "" and _same(draft, self._typed))
+        free = draft == "" or (self._typed != "" and _same(draft, self._typed))
+        # A long scrollback takes a second to draw: while a draft stands, look now and then only.
+        self._box_due = 0.0 if free else time.monotonic() + BOX_PAUSE
+        return free
 
     async def _draft(self) -> str | None:
         return dialogs.input_box(await dialogs.look(self.terminal))

@@ -259,7 +259,8 @@ class Store:
         return [await self._event("message.queued", task.workspace_id, task.id, payload)]
 
     async def _mark_answered(self, reply: Message) -> list[Event]:
-        values = {"id": reply.reply_to, "sender": reply.sender, "at": now()}
+        names = {"sender": reply.sender, "recipient": reply.task_id}
+        values = {"id": reply.reply_to, "at": now(), **names}
         if await self._db.run("mark_answered", values) != 1:
             return []
         answered = await self.message(str(reply.reply_to))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -132,12 +133,19 @@ class Tasks:
         await self._link(request, [draft.task for draft in drafts], extra)
         for draft in drafts:
             if draft.wanted.prompt:
-                await self._mailbox.send(draft.task, draft.wanted.prompt, sender=None, key=None)
+                await self._say_first(draft, draft.wanted.prompt)
         for draft in drafts:
             if not draft.live:
                 async with self._turn(draft.task):
                     await self._launch(draft.task, draft.plan, request, claude)
         return drafts
+
+    async def _say_first(self, draft: Draft, prompt: str) -> None:
+        """Store the prompt as a message; once, if a `start` that broke off is repeated."""
+        key = None
+        if await self._store.latest_session(draft.task.id) is None:
+            key = f"start:{draft.task.id}:{hashlib.sha256(prompt.encode()).hexdigest()}"
+        await self._mailbox.send(draft.task, prompt, sender=None, key=key)
 
     async def stop(self, task: Task) -> bool:
         """End a task's session; False if none runs."""

@@ -438,6 +438,20 @@ async def test_a_reply_of_somebody_else_is_no_answer(world: World) -> None:
     assert (await world.again(message)).receipts.answered_at is None
 
 
+async def test_a_session_is_answered_only_by_what_is_sent_to_it(world: World) -> None:
+    question = a_message(world.backend, sender=f"task:{world.frontend.id}")
+    await world.store.add_message(question, "q")
+    await world.deliver(question)
+    await world.store.mark_read([question.id])
+    mine = f"task:{world.backend.id}"
+
+    await world.store.add_message(a_message(world.backend, sender=mine, reply_to=question.id), "1")
+    assert (await world.again(question)).receipts.answered_at is None
+
+    await world.store.add_message(a_message(world.frontend, sender=mine, reply_to=question.id), "2")
+    assert (await world.again(question)).receipts.answered_at is not None
+
+
 async def test_attempts_come_back_with_their_messages_until_they_are_settled(world: World) -> None:
     message = await world.message()
     attempt = await world.store.add_attempt(

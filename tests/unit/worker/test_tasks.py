@@ -231,3 +231,20 @@ async def test_a_conversation_in_another_configuration_is_not_begun_anew(desk: D
         await desk.tasks.restart(task, desk.environ)
 
     assert desk.recorder.stopped == []
+
+
+async def test_a_start_that_broke_off_and_is_repeated_says_its_prompt_once(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = (Wanted(name="backend", prompt="Add GET /orders"),)
+    with monkeypatch.context() as patch, pytest.raises(ConflictError):
+        patch.setattr(desk.recorder, "start", _break_off)
+        await desk.start("backend", tasks=wanted)
+
+    task = await desk.start("backend", tasks=wanted)
+
+    assert [message.body for message in await desk.store.thread(task.id)] == ["Add GET /orders"]
+
+
+async def _break_off(task: Task, order: Order) -> Session:
+    raise ConflictError("the worker ended here")

@@ -152,13 +152,16 @@ UPDATE task_messages
    SET read_at = :at,
        answered_at = CASE WHEN EXISTS (SELECT 1 FROM task_messages AS reply
                                         WHERE reply.reply_to = task_messages.id
-                                          AND reply.sender = 'task:' || task_messages.task_id)
+                                          AND reply.sender = 'task:' || task_messages.task_id
+                                          AND task_messages.sender IN ('user', 'task:' || reply.task_id))
                           THEN :at ELSE answered_at END
  WHERE id = :id AND delivered_at IS NOT NULL AND forgotten = 0 AND read_at IS NULL;
 
--- mark_answered: A reply came back from the recipient, and the message was read before
+-- mark_answered: A reply came back from the recipient, and the message was read before. A person
+-- sees every reply in the thread; a session is answered only by what is sent to it.
 UPDATE task_messages SET answered_at = :at
- WHERE id = :id AND 'task:' || task_id = :sender AND read_at IS NOT NULL AND answered_at IS NULL;
+ WHERE id = :id AND 'task:' || task_id = :sender AND sender IN ('user', 'task:' || :recipient)
+   AND read_at IS NOT NULL AND answered_at IS NULL;
 
 -- forget: A delivered message that was not read is out of the context again
 UPDATE task_messages SET forgotten = 1
