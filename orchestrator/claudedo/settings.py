@@ -17,7 +17,10 @@ from claudedo.errors import RefusedError, UsageError
 
 # The shortest limit of the systems we run on (macOS: 104 bytes with the final NUL).
 MAX_SOCKET_PATH = 103
-_LONGEST_SOCKET_NAME = len("/s_01ARZ3NDEKTSV4RRFFQ69G5FAV.sock")
+LONGEST_SOCKET_NAME = "s_01ARZ3NDEKTSV4RRFFQ69G5FAV.sock"
+
+OLDEST_CLAUDE = (2, 1, 197)
+"""The oldest version of Claude Code that everything here was tried with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +117,7 @@ def _run_dir(home: Path) -> Path:
     environment. `make_private` checks that nobody else made it.
     """
     run = home / "run"
-    if len(os.fsencode(run)) + _LONGEST_SOCKET_NAME <= MAX_SOCKET_PATH:
+    if len(os.fsencode(run)) + 1 + len(LONGEST_SOCKET_NAME) <= MAX_SOCKET_PATH:
         return run
     digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:12]
     return Path(f"/tmp/claudedo-{os.getuid()}-{digest}")

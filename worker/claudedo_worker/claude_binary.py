@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from claudedo.errors import RefusedError
-
-OLDEST = (2, 1, 197)
-"""The oldest version that everything here was tried with."""
+from claudedo.settings import OLDEST_CLAUDE
 
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 _INSTALL = "Install it with `npm install -g @anthropic-ai/claude-code`, or set CLAUDEDO_CLAUDE."
@@ -42,8 +40,8 @@ async def find(configured: str, environ: Mapping[str, str]) -> Claude:
     if path is None:
         raise RefusedError(f"There is no `{name}` to run. {_INSTALL}")
     version = await _version(str(Path(path).absolute()), environ)
-    if parse(version) < OLDEST:
-        oldest = ".".join(map(str, OLDEST))
+    if parse(version) < OLDEST_CLAUDE:
+        oldest = ".".join(map(str, OLDEST_CLAUDE))
         raise RefusedError(
             f"{path} is version {version}; claudedo needs {oldest} or newer. Update it with "
             f"`claude update`, or set CLAUDEDO_CLAUDE to a newer one."

@@ -23,7 +23,12 @@ from claudedo.cli.exits import Exit
 from claudedo.cli.worker import stop_and_wait
 from claudedo.client import WorkerClient
 from claudedo.errors import ClaudedoError
-from claudedo.settings import MAX_SOCKET_PATH, make_private
+from claudedo.settings import (
+    LONGEST_SOCKET_NAME,
+    MAX_SOCKET_PATH,
+    OLDEST_CLAUDE,
+    make_private,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,10 +38,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-OLDEST_CLAUDE = (2, 1, 197)
 _MEGABYTE = 1024 * 1024
 _COMMAND_SECONDS = 30
-_LONGEST_SOCKET_NAME = "s_01ARZ3NDEKTSV4RRFFQ69G5FAV.sock"
 
 # docs/claude-cli.md 4.2: each of these switches the feature off, whatever the account has.
 _SILENCES_CHANNELS = (
@@ -154,7 +157,7 @@ def _disk(settings: Settings) -> Finding:
 
 
 def _sockets(settings: Settings) -> Finding:
-    longest = len(os.fsencode(settings.run / _LONGEST_SOCKET_NAME))
+    longest = len(os.fsencode(settings.run / LONGEST_SOCKET_NAME))
     detail = f"{settings.run} ({longest} of {MAX_SOCKET_PATH} bytes)"
     if longest > MAX_SOCKET_PATH:
         return Finding("socket paths", "problem", detail, "Set CLAUDEDO_HOME to a shorter path.")
