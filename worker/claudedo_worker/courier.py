@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from claudedo.errors import ClaudedoError
 from claudedo.model import (
     USER,
     Attempt,
@@ -27,7 +28,7 @@ from claudedo.model import (
 from claudedo_worker import envelope
 from claudedo_worker.receipts import Receipts
 from claudedo_worker.store import Store
-from claudedo_worker.transcript import Compacted, Transcript
+from claudedo_worker.transcript import Transcript
 
 SETTLE = 2.0
 """Seconds after the client's pong within which its queue is on disk (measured: up to 0.4)."""
@@ -113,6 +114,7 @@ class Courier:
         self._last_call: str | None = None  # the main conversation's newest tool call
         self._stops: dict[str, int] = {}  # message -> reminders at the end of this turn
         self._nudges: dict[str, tuple[int, float]] = {}  # message -> reminders, next allowed
+        self._compactions = 0  # of this conversation, as far as we acted on them
         self._pongs: dict[str, float] = {}  # open attempt -> when a later ping was answered
 
     # What the session asks
@@ -412,19 +414,26 @@ class Courier:
             created_at=now(),
             tool_use_id=tool_use_id,
         )
-        await self._store.add_attempt(attempt)
+        # Known here first: cancelled while it is stored, it may be stored all the same.
         self._receipts.add(attempt)
+        try:
+            await self._store.add_attempt(attempt)
+        except ClaudedoError:
+            self._receipts.drop(attempt)
+            raise
         return attempt
 
     async def _void(self, attempt: Attempt) -> None:
-        self._pongs.pop(attempt.id, None)
         await self._receipts.void(attempt)
+        self._pongs.pop(attempt.id, None)
 
     async def _deliverable(self) -> list[Message]:
         return await self._store.deliverable(self._task.id)
 
     async def _sync(self) -> None:
-        if any(isinstance(fact, Compacted) for fact in await self._receipts.sync()):
+        await self._receipts.sync()
+        if self._compactions != self._receipts.compactions:
+            self._compactions = self._receipts.compactions
             self._nudges.clear()
 
     def _count_nudge(self, mail: Sequence[Message]) -> None:

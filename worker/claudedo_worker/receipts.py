@@ -39,6 +39,8 @@ class Receipts:
     transcript: Transcript
     open: dict[str, Attempt] = field(default_factory=dict)
     queued: set[str] = field(default_factory=set)
+    compactions: int = 0  # how many were seen
+    _facts: deque[Fact] = field(default_factory=deque)  # read, and not yet acted on
     _unread: dict[str, Attempt] = field(default_factory=dict)  # message -> what last gave it
     _contexts: dict[str, Context] = field(default_factory=dict)  # attempt with unread -> its line
     # In a session's first turn lines are not written in the order of time, so an answer may be read
@@ -53,22 +55,36 @@ class Receipts:
         for attempt in await store.unread_attempts(conversation):
             receipts._unread |= dict.fromkeys(attempt.message_ids, attempt)
         # A long conversation's file has many megabytes: others are not kept waiting.
-        await receipts._take(await asyncio.to_thread(transcript.read))
+        receipts._facts.extend(await asyncio.to_thread(transcript.read))
+        await receipts._act()
         return receipts
 
     def add(self, attempt: Attempt) -> None:
-        """An attempt was stored and is about to be made."""
+        """An attempt is about to be stored, then to be made."""
         self.open[attempt.id] = attempt
 
-    async def sync(self) -> list[Fact]:
-        """Read what is new in the transcript and act on it; returns the facts."""
-        return await self._take(self.transcript.read())
+    def drop(self, attempt: Attempt) -> None:
+        """The attempt is not, or no longer, open."""
+        self.open.pop(attempt.id, None)
+        self.queued.discard(attempt.id)
+
+    async def sync(self) -> None:
+        """Read what is new in the transcript and act on it.
+
+        What could not be written down (a full disk, say, or the caller is cancelled) is acted on
+        by the next call: the store is changed first, then what is remembered here, and to change
+        the store the same way twice does no harm.
+        """
+        self._facts.extend(self.transcript.read())
+        await self._act()
 
     async def close(self) -> None:
         """The process has left this conversation: what its transcript lacks did not arrive."""
         await self.sync()
-        for attempt in list(self.open.values()):
+        for attempt in await self.store.open_attempts(self.conversation):
             await self.void(attempt)
+        self.open.clear()
+        self.queued.clear()
 
     async def forget(self, kept: frozenset[str] = frozenset()) -> None:
         """The context is gone, but for a summary and the lines `kept`.
@@ -90,24 +106,27 @@ class Receipts:
 
     async def void(self, attempt: Attempt, outcome: Outcome = Outcome.VOID) -> None:
         """The attempt did not reach the context: its messages may be given again."""
-        self.open.pop(attempt.id, None)
-        self.queued.discard(attempt.id)
         await self.store.end_attempt(attempt, outcome)
+        self.drop(attempt)
 
-    async def _take(self, facts: list[Fact]) -> list[Fact]:
-        for fact in facts:
-            match fact:
-                case Context():
-                    await self._entered(fact)
-                case Enqueued():
-                    self.queued |= _named(fact.text) & self.open.keys()
-                case Answer() if not fact.failed:
-                    self._answers.append((time.monotonic(), fact))
-                case Compacted():
-                    await self._judge()
-                    await self.forget(fact.kept)
+    async def _act(self) -> None:
+        while self._facts:
+            await self._take(self._facts[0])
+            self._facts.popleft()
         await self._judge()
-        return facts
+
+    async def _take(self, fact: Fact) -> None:
+        match fact:
+            case Context():
+                await self._entered(fact)
+            case Enqueued():
+                self.queued |= _named(fact.text) & self.open.keys()
+            case Answer() if not fact.failed:
+                self._answers.append((time.monotonic(), fact))
+            case Compacted():
+                await self._judge()
+                await self.forget(fact.kept)
+                self.compactions += 1
 
     async def _entered(self, context: Context) -> None:
         for attempt in [a for a in self.open.values() if _shows(context, a)]:
@@ -115,9 +134,8 @@ class Receipts:
                 # The CLI frames it as untrusted, not to be acted on (4.6): it counts as offered.
                 await self.void(attempt, Outcome.NOTICE)
                 continue
-            self.open.pop(attempt.id)
-            self.queued.discard(attempt.id)
             await self.store.confirm(attempt)
+            self.drop(attempt)
             if not attempt.reminder:
                 self._unread |= dict.fromkeys(attempt.message_ids, attempt)
         for attempt in self._unread.values():
@@ -150,18 +168,20 @@ class Receipts:
                 await self.void(attempt)
 
     async def _mark_read(self, attempt_id: str) -> None:
-        await self.store.mark_read(self._settle(attempt_id))
+        await self.store.mark_read(self._last_given_by(attempt_id))
+        self._settle(attempt_id)
 
     async def _forget(self, attempt_id: str) -> None:
-        await self.store.forget(self._settle(attempt_id))
+        await self.store.forget(self._last_given_by(attempt_id))
+        self._settle(attempt_id)
 
-    def _settle(self, attempt_id: str) -> list[str]:
-        """Drop an attempt that is settled; returns the messages that it was the last to give."""
-        self._contexts.pop(attempt_id)
-        mine = [message for message, last in self._unread.items() if last.id == attempt_id]
-        for message in mine:
+    def _last_given_by(self, attempt_id: str) -> list[str]:
+        return [message for message, last in self._unread.items() if last.id == attempt_id]
+
+    def _settle(self, attempt_id: str) -> None:
+        for message in self._last_given_by(attempt_id):
             self._unread.pop(message)
-        return mine
+        self._contexts.pop(attempt_id)
 
 
 def _named(text: str) -> set[str]:

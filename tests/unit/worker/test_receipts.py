@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from claudedo.errors import StorageError
 from claudedo.model import SessionState
 from claudedo_worker import receipts
 from tests.support.mailroom import Json, Mailroom
@@ -86,6 +89,11 @@ def in_a_tool_result(room: Mailroom, given: Json) -> None:
     room.lines.answer("m1", "call")
     room.lines.result("call", context_of(given))
     room.lines.answer("m2")
+
+
+def lost_in_a_batch(room: Mailroom, given: Json) -> None:
+    room.lines.result("call", "fine")
+    room.lines.answer("m1")
 
 
 def compacted_unread(room: Mailroom, given: Json) -> None:
@@ -279,5 +287,98 @@ async def test_body_cannot_pass_for_another_attempt(room: Mailroom) -> None:
 async def test_attempts_left_open_end_when_the_process_does(room: Mailroom) -> None:
     sent = await room.send("BODY")
     await room.hook("UserPromptSubmit")
+    await room.courier.close()
+    assert [m.id for m in await room.store.deliverable(room.task.id)] == [sent]
+
+
+# What goes wrong while it is written down
+
+
+Fail = Callable[..., None]
+
+
+@pytest.fixture
+def fail(room: Mailroom, monkeypatch: pytest.MonkeyPatch) -> Fail:
+    """Lets the next call of a method of the store fail, before it stored anything or after."""
+
+    def fail_once(name: str, error: BaseException, *, stored: bool) -> None:
+        method = getattr(room.store, name)
+
+        async def failing(*values: Any) -> None:
+            monkeypatch.setattr(room.store, name, method)
+            if stored:
+                await method(*values)
+            raise error
+
+        monkeypatch.setattr(room.store, name, failing)
+
+    return fail_once
+
+
+FULL = StorageError("The disk is full.")
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["nothing stored", "stored all the same"])
+@pytest.mark.parametrize("error", [FULL, asyncio.CancelledError()], ids=["disk full", "cancelled"])
+@pytest.mark.parametrize(
+    ("method", "story", "rungs"),
+    [
+        ("confirm", plain, "sodr"),
+        ("mark_read", plain, "sodr"),
+        ("forget", compacted_unread, "sod"),
+        ("end_attempt", lost_in_a_batch, "so"),
+    ],
+)
+async def test_fact_that_could_not_be_written_down_counts_at_the_next_look(
+    room: Mailroom,
+    fail: Fail,
+    method: str,
+    story: Story,
+    rungs: str,
+    error: BaseException,
+    stored: bool,
+) -> None:
+    sent = await room.send("BODY")
+    room.lines.answer("m0", "call")
+    await room.hook("PreToolUse", tool_use_id="call")
+    story(room, await room.hook("PostToolBatch"))
+    fail(method, error, stored=stored)
+    with pytest.raises(type(error)):
+        await room.courier.step()
+    await room.courier.step()
+    assert await room.rungs(sent) == rungs
+    again = [message.id for message in await room.store.deliverable(room.task.id)]
+    assert again == ([] if "r" in rungs else [sent])
+    assert room.courier._receipts.open == {}
+    assert await room.store.open_attempts("c1") == []
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["nothing stored", "stored all the same"])
+async def test_attempt_whose_storing_was_cancelled_ends_with_its_call(
+    room: Mailroom, fail: Fail, stored: bool
+) -> None:
+    sent = await room.send("BODY")
+    fail("add_attempt", asyncio.CancelledError(), stored=stored)
+    with pytest.raises(asyncio.CancelledError):
+        await room.courier.check_inbox("fetch", None)
+    room.lines.answer("m1", "fetch")
+    room.lines.result("fetch", "cancelled", error=True)
+    await room.courier.step()
+    assert [m.id for m in await room.store.deliverable(room.task.id)] == [sent]
+
+
+async def test_attempt_that_the_store_refused_is_not_waited_for(room: Mailroom, fail: Fail) -> None:
+    await room.send("BODY")
+    fail("add_attempt", FULL, stored=False)
+    with pytest.raises(StorageError):
+        await room.courier.check_inbox("fetch", None)
+    ((message,), _) = await room.courier.check_inbox("fetch", None)
+    assert message.body == "BODY"
+
+
+async def test_attempt_that_only_the_store_knows_ends_with_the_process(room: Mailroom) -> None:
+    sent = await room.send("BODY")
+    await room.hook("UserPromptSubmit")
+    room.courier._receipts.open.clear()
     await room.courier.close()
     assert [m.id for m in await room.store.deliverable(room.task.id)] == [sent]
