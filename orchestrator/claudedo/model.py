@@ -6,6 +6,7 @@ beside them. Standard library only; knows nothing about storage, HTTP or process
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
@@ -18,6 +19,9 @@ from claudedo.errors import UsageError
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 MAX_BODY_BYTES = 256 * 1024
+MAX_ENCODED_BODY = 395_000
+"""UTF-16 units of a body in JSON: what one `check_inbox` result (400,000) has room for."""
+
 USER = "user"
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -60,6 +64,13 @@ def check_body(body: str) -> str:
     if size > MAX_BODY_BYTES:
         raise UsageError(
             f"The message has {size:,} bytes; at most {MAX_BODY_BYTES:,} are possible. "
+            "Put the long part in a file of the worktree and send its name."
+        )
+    encoded = len(json.dumps(body, ensure_ascii=False).encode("utf-16-le")) // 2
+    if encoded > MAX_ENCODED_BODY:
+        raise UsageError(
+            f"The message has {encoded:,} characters once its line breaks, quotes and control "
+            f"characters are escaped; at most {MAX_ENCODED_BODY:,} are possible. "
             "Put the long part in a file of the worktree and send its name."
         )
     return body

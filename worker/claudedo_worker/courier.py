@@ -8,6 +8,7 @@ read from the transcript by `receipts`. docs/delivery.md tells the same as a tab
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -25,7 +26,7 @@ from claudedo.model import (
     new_id,
     now,
 )
-from claudedo_worker import envelope
+from claudedo_worker import envelope, mcp_server
 from claudedo_worker.receipts import Receipts
 from claudedo_worker.store import Store
 from claudedo_worker.transcript import Transcript
@@ -49,7 +50,7 @@ NUDGE_AGAIN = (30.0, 120.0, 600.0, 3600.0)
 """Seconds until an idle session that ignored a reminder is reminded again."""
 
 INBOX_LIMIT = 400_000
-"""Encoded characters in one `check_inbox` result (wire contract)."""
+"""Encoded characters in one `check_inbox` result, a body of any legal size included."""
 
 HALTED = "A person halted this session. Stop now: no further tool calls. Their message follows."
 
@@ -461,9 +462,10 @@ def _refusal(reason: str) -> dict[str, Any]:
 def _batch(mail: Sequence[Message], limit: int | None) -> list[Message]:
     """The first messages that fit into one result, at least one, at most `limit`."""
     chosen: list[Message] = []
-    room = INBOX_LIMIT
+    room = INBOX_LIMIT - 50  # what stands around them
     for message in mail[: limit or len(mail)]:
-        room -= envelope.size(message.body) + 500
+        encoded = json.dumps(mcp_server.message_json(message), ensure_ascii=False)
+        room -= envelope.size(encoded) + len(", ")
         if chosen and room < 0:
             break
         chosen.append(message)

@@ -67,6 +67,7 @@ def test_a_message_can_come_from_a_file_or_standard_input(
         ([""], "empty"),
         (["--message-file", "/nowhere"], "cannot be read"),
         (["x" * (256 * 1024 + 1)], "262,145 bytes"),
+        (["\x01" * 70_000], "420,002 characters once"),
         (["x", "--priority", "urgent"], "--priority"),
         (["x", "--timeout", "-1"], "--timeout"),
     ],

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import bisect
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from claudedo.model import Priority, SessionState
-from claudedo_worker import receipts
-from claudedo_worker.courier import HALTED, NUDGE_AGAIN, SETTLE, WAITER_DUE
+from claudedo.errors import UsageError
+from claudedo.model import Priority, SessionState, check_body
+from claudedo_worker import mcp_server, receipts
+from claudedo_worker.courier import HALTED, INBOX_LIMIT, NUDGE_AGAIN, SETTLE, WAITER_DUE
 from claudedo_worker.envelope import ATTEMPT
 from tests.support.mailroom import Json, Mailroom
 
@@ -250,11 +253,40 @@ async def test_limit_bounds_a_fetch_and_the_rest_is_counted(room: Mailroom) -> N
     assert pending == 1
 
 
-async def test_fetch_is_bounded_in_size_but_never_empty(room: Mailroom) -> None:
-    for _ in range(3):
-        await room.send("x" * 250_000)
+@pytest.mark.parametrize(
+    ("body", "fit"),
+    [
+        ("x" * 195_000, 2),
+        ("\n" * 97_500, 2),
+        ("\x01" * 32_500, 2),
+        ("\N{PARTY POPPER}" * 60_000, 3),
+    ],
+    ids=["plain", "line breaks", "control characters", "two units each"],
+)
+async def test_fetch_is_bounded_in_what_its_result_is_encoded_to(
+    room: Mailroom, body: str, fit: int
+) -> None:
+    for _ in range(4):
+        await room.send(body)
     messages, pending = await room.courier.check_inbox("fetch", None)
-    assert (len(messages), pending) == (1, 2)
+    assert (len(messages), pending) == (fit, 4 - fit)
+
+
+@pytest.mark.parametrize("character", ["x", "\n", "\x01", "\N{PARTY POPPER}"])
+async def test_largest_body_that_may_be_sent_fits_into_one_fetch(
+    room: Mailroom, character: str
+) -> None:
+    def may_be_sent(length: int) -> bool:
+        with contextlib.suppress(UsageError):
+            return bool(check_body(character * length))
+        return False
+
+    longest = bisect.bisect_left(range(1, 300_000), True, key=lambda n: not may_be_sent(n))
+    await room.send(character * longest, sender="task:" + "t" * 28)
+    (message,), _ = await room.courier.check_inbox("fetch", None)
+    result = {"messages": [mcp_server.message_json(message)], "pending": 1_000_000}
+    text = json.dumps(result, ensure_ascii=False)
+    assert len(text.encode("utf-16-le")) // 2 <= INBOX_LIMIT
 
 
 # Halting
