@@ -198,7 +198,9 @@ class Mailroom:
 
     async def load(self, conversation: str = "c1") -> receipts.Receipts:
         transcript = Transcript(self.folder / f"{conversation}.jsonl")
-        return await receipts.Receipts.load(self.store, conversation, transcript)
+        return await receipts.Receipts.load(
+            self.store, conversation, transcript, clock=lambda: self.time
+        )
 
     async def send(
         self, body: str, priority: Priority = Priority.NORMAL, sender: str = USER

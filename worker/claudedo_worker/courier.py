@@ -38,7 +38,7 @@ TURN_START = 1.0
 """Seconds within which the registry file follows the first hook of a turn."""
 
 QUEUE_STALE = 30.0
-"""Seconds after which an idle, answering client cannot still hold something in its queue."""
+"""Seconds of idleness after which a client that answers cannot still hold what it queued before."""
 
 WAITER_DUE = 3.0
 """Seconds of idleness after which no waiter is to be expected any more."""
@@ -360,7 +360,8 @@ class Courier:
         if idle < SETTLE:
             return
         for attempt in list(self._receipts.open.values()):
-            if attempt.id in self._receipts.queued and idle < QUEUE_STALE:
+            queued_at = self._receipts.queued.get(attempt.id)
+            if queued_at is not None and min(idle, self._clock() - queued_at) < QUEUE_STALE:
                 continue
             answered = self._pongs.get(attempt.id)
             if answered is None:

@@ -12,6 +12,7 @@ import json
 import re
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from claudedo.model import Attempt, Outcome, Transport
@@ -30,15 +31,16 @@ _CHANNEL = re.compile(r"<channel\b[^>]*>\n")
 class Receipts:
     """The attempts of one conversation, and what became of them.
 
-    `queued` are attempts that the client took into its queue: they are in its memory and come
-    into the context later, unless the process ends.
+    `queued` are attempts that the client took into its queue, and when that was seen: they are in
+    its memory and come into the context later, unless the process ends.
     """
 
     store: Store
     conversation: str
     transcript: Transcript
     open: dict[str, Attempt] = field(default_factory=dict)
-    queued: set[str] = field(default_factory=set)
+    queued: dict[str, float] = field(default_factory=dict)
+    clock: Callable[[], float] = time.monotonic
     compactions: int = 0  # how many were seen
     _facts: deque[Fact] = field(default_factory=deque)  # read, and not yet acted on
     _unread: dict[str, Attempt] = field(default_factory=dict)  # message -> what last gave it
@@ -48,9 +50,15 @@ class Receipts:
     _answers: deque[tuple[float, Answer]] = field(default_factory=lambda: deque(maxlen=64))
 
     @classmethod
-    async def load(cls, store: Store, conversation: str, transcript: Transcript) -> Receipts:
+    async def load(
+        cls,
+        store: Store,
+        conversation: str,
+        transcript: Transcript,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> Receipts:
         """Take up the attempts that an earlier worker left, and read the transcript to its end."""
-        receipts = cls(store, conversation, transcript)
+        receipts = cls(store, conversation, transcript, clock=clock)
         receipts.open = {a.id: a for a in await store.open_attempts(conversation)}
         for attempt in await store.unread_attempts(conversation):
             receipts._unread |= dict.fromkeys(attempt.message_ids, attempt)
@@ -66,7 +74,7 @@ class Receipts:
     def drop(self, attempt: Attempt) -> None:
         """The attempt is not, or no longer, open."""
         self.open.pop(attempt.id, None)
-        self.queued.discard(attempt.id)
+        self.queued.pop(attempt.id, None)
 
     async def sync(self) -> None:
         """Read what is new in the transcript and act on it.
@@ -120,9 +128,10 @@ class Receipts:
             case Context():
                 await self._entered(fact)
             case Enqueued():
-                self.queued |= _named(fact.text) & self.open.keys()
+                for attempt_id in _named(fact.text) & self.open.keys():
+                    self.queued.setdefault(attempt_id, self.clock())
             case Answer() if not fact.failed:
-                self._answers.append((time.monotonic(), fact))
+                self._answers.append((self.clock(), fact))
             case Compacted():
                 await self._judge()
                 await self.forget(fact.kept)
@@ -152,7 +161,7 @@ class Receipts:
     async def _judge(self) -> None:
         """Say what the answers read so far prove of the attempts that are not settled."""
         for read_at, answer in self._answers if self.open or self._contexts else ():
-            settled = time.monotonic() - read_at >= LINE_PATIENCE
+            settled = self.clock() - read_at >= LINE_PATIENCE
             if settled:
                 await self._void_passed(answer)
             for attempt_id, context in list(self._contexts.items()):

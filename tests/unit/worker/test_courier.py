@@ -13,7 +13,14 @@ import pytest
 from claudedo.errors import UsageError
 from claudedo.model import Priority, SessionState, check_body
 from claudedo_worker import mcp_server, receipts
-from claudedo_worker.courier import HALTED, INBOX_LIMIT, NUDGE_AGAIN, SETTLE, WAITER_DUE
+from claudedo_worker.courier import (
+    HALTED,
+    INBOX_LIMIT,
+    NUDGE_AGAIN,
+    QUEUE_STALE,
+    SETTLE,
+    WAITER_DUE,
+)
 from claudedo_worker.envelope import ATTEMPT
 from tests.support.mailroom import Json, Mailroom
 
@@ -82,6 +89,22 @@ async def test_push_that_the_client_queued_is_waited_for(room: Mailroom) -> None
         await room.step(SETTLE)
     assert len(room.links.pushed) == 1
     assert room.courier.session.channel is True
+
+
+async def test_push_that_the_client_queued_after_long_idleness_is_waited_for_as_long(
+    room: Mailroom,
+) -> None:
+    for _ in range(5):
+        await room.step(QUEUE_STALE)
+    await room.send("BODY")
+    await room.step()
+    room.lines.enqueue(room.links.pushed[0])
+    for _ in range(5):
+        await room.step(QUEUE_STALE / 5 - 1)
+    assert len(room.links.pushed) == 1
+    for _ in range(6):
+        await room.step(SETTLE + 1)
+    assert len(room.links.pushed) == 2, "never looked at again"
 
 
 async def test_push_is_not_repeated_while_the_client_does_not_answer(room: Mailroom) -> None:
