@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -19,8 +20,9 @@ import anyio
 import psutil
 import pytest
 
+from claudedo import settings
 from claudedo.model import Launch, Session, SessionState, Task, now
-from claudedo.settings import Settings, make_private
+from claudedo.settings import make_private
 from claudedo_worker import live, supervisor
 from claudedo_worker.bus import Bus
 from claudedo_worker.claude_binary import Claude
@@ -56,9 +58,9 @@ class Place:
         self.program = root / "claude"
         self.program.write_text(CLAUDE)
         self.program.chmod(0o755)
-        self.settings = Settings(
-            home=root / "s", run=root / "s" / "run", claude=str(self.program), channels=False
-        )
+        environ = {"CLAUDEDO_HOME": str(root / "s"), "CLAUDEDO_CLAUDE": str(self.program)}
+        # Loaded, not made by hand: the sockets must fit however long the path of `root` is.
+        self.settings = replace(settings.load(environ), channels=False)
         for folder in (self.settings.home, self.settings.run, root / "s/sessions"):
             make_private(folder)
         make_private(root / "s/programs")
@@ -150,6 +152,7 @@ async def opened(root: Path) -> AsyncIterator[Place]:
         for process in left:
             process.kill()
         psutil.wait_procs(left, timeout=5)
+    shutil.rmtree(place.settings.run)
     assert left == []
 
 
