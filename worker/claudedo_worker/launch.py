@@ -12,7 +12,6 @@ import importlib.resources
 import json
 import os
 import secrets
-import shutil
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -166,7 +165,7 @@ def prepare(
     ours = _settings(programs, folder)
     _write(folder / "settings.json", merge(_decisions(task), *given.settings, ours))
     _write(folder / "mcp.json", merge(*given.servers, _servers(programs, folder)))
-    _private(folder / "instructions.md", text)
+    _private(folder / "instructions.md", text.encode())
     env = environment(environ, task, session_id, peers)
     return Plan(
         argv=(
@@ -237,23 +236,17 @@ def base_python() -> str:
 def install_programs(home: Path) -> Path:
     """The folder with holder, bridge and shim, copied under the hash of their content.
 
-    Sessions run from it, so replacing or removing the installed package does not touch them.
+    Sessions run from it, so replacing or removing the installed package does not touch them. What
+    is there is compared each time: a power cut may have left files empty.
     """
     source = importlib.resources.files("claudedo_hooks")
     files = {name: (source / name).read_bytes() for name in ("holder.py", "bridge.py", "shim.py")}
     digest = hashlib.sha256(b"\0".join(files.values())).hexdigest()[:16]
-    target = home / "programs" / digest
-    if target.is_dir():
-        return target
-    draft = make_private(target.with_name(f"{digest}.{secrets.token_hex(4)}"))
+    folder = make_private(home / "programs" / digest)
     for name, content in files.items():
-        (draft / name).write_bytes(content)
-    try:
-        draft.rename(target)
-    except OSError:
-        # Another start was faster with the same content.
-        shutil.rmtree(draft)
-    return target
+        if not _holds(folder / name, content):
+            _private(folder / name, content)
+    return folder
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -429,12 +422,19 @@ def _read(path: Path) -> str:
 
 
 def _write(path: Path, data: Mapping[str, Any]) -> None:
-    _private(path, json.dumps(data, indent=1))
+    _private(path, json.dumps(data, indent=1).encode())
 
 
-def _private(path: Path, text: str) -> None:
-    """Write a file that only its owner can read, whole or not at all."""
-    draft = path.with_name(path.name + ".new")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(text)
+def _holds(path: Path, content: bytes) -> bool:
+    try:
+        return path.read_bytes() == content
+    except FileNotFoundError:
+        return False
+
+
+def _private(path: Path, content: bytes) -> None:
+    """Write a file that only its owner can read, whole or not at all, whoever else writes it."""
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
     draft.rename(path)

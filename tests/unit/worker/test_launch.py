@@ -162,6 +162,20 @@ def test_the_persons_settings_servers_and_instructions_are_merged_with_ours(
     assert "--verbose" in argv and "mine.json" not in argv
 
 
+@pytest.mark.parametrize("content", [b"", None])
+def test_a_program_that_a_power_cut_left_empty_or_out_is_written_again(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    holder = launch.install_programs(tmp_path) / "holder.py"
+    whole = holder.read_bytes()
+    if content is None:
+        holder.unlink()
+    else:
+        holder.write_bytes(content)
+    assert launch.install_programs(tmp_path) == holder.parent
+    assert holder.read_bytes() == whole
+
+
 def test_the_programs_are_copied_once_under_the_hash_of_their_content(tmp_path: Path) -> None:
     first = launch.install_programs(tmp_path)
     assert launch.install_programs(tmp_path) == first
