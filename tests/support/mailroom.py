@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 from pathlib import Path
@@ -36,15 +37,24 @@ class Links:
 
     def __init__(self) -> None:
         self.pushable = self.wakeable = self.typeable = self.answers = True
+        self.slow = ""  # the way that takes until `release`
+        self.reached = asyncio.Event()  # it is being taken
+        self.release = asyncio.Event()
         self.pushed: list[str] = []
         self.woken: list[str] = []
         self.typed: list[str] = []
+
+    async def _take_time(self, way: str) -> None:
+        if way == self.slow:
+            self.reached.set()
+            await self.release.wait()
 
     async def push(self, content: str, meta: dict[str, str]) -> bool:
         self.pushed.append(content)
         return True
 
     async def ping(self) -> bool:
+        await self._take_time("ping")
         return self.answers
 
     async def wake(self, text: str) -> bool:
@@ -52,6 +62,7 @@ class Links:
         return True
 
     async def type(self, text: str) -> bool:
+        await self._take_time("type")
         self.typed.append(text)
         return True
 
@@ -62,6 +73,7 @@ class Links:
         return self.wakeable
 
     async def can_type(self) -> bool:
+        await self._take_time("can_type")
         return self.typeable
 
 

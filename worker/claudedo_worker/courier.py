@@ -133,6 +133,7 @@ class Courier:
                 return _of_subagent(event, call)
             within_turn = self._turn_began is not None
             self._turn_began = self._clock()
+            self._idle_since = None
             match event:
                 case "PreToolUse":
                     self._last_call = call.get("tool_use_id") or None
@@ -181,18 +182,19 @@ class Courier:
     # What the watch does
 
     async def step(self) -> None:
-        """Read the transcript; give what can be given to an idle session; settle old attempts."""
+        """Read the transcript; give what can be given to an idle session; settle old attempts.
+
+        What takes seconds (a ping, the terminal) is done while hooks are answered.
+        """
         async with self._lock:
-            await self._sync()
-            if self.session.state is not SessionState.IDLE or self._turn_just_began():
-                self._idle_since = None
+            if not await self._sees_idle():
                 return
-            if self._idle_since is None:
-                self._idle_since = self._clock()
-                self._turn_began = None
-                self._stops.clear()
-            await self._settle()
-            await self._serve_idle()
+            unanswered = await self._settle()
+            to_type = await self._serve_idle()
+        if unanswered and await self._links.ping():
+            self._pongs |= dict.fromkeys(unanswered, self._clock())
+        if to_type and await self._links.can_type():
+            await self._type()
 
     async def move(self, receipts: Receipts) -> None:
         """The person typed /clear or /resume: another conversation goes on in this process."""
@@ -312,19 +314,36 @@ class Courier:
 
     # Between turns
 
-    async def _serve_idle(self) -> None:
-        if self._receipts.open:
-            return
-        mail = await self._deliverable()
-        due = [m for m in mail if self._nudges.get(m.id, (0, 0.0))[1] <= self._clock()]
-        if not due:
-            return
+    async def _sees_idle(self) -> bool:
+        await self._sync()
+        if self.session.state is not SessionState.IDLE or self._turn_just_began():
+            self._idle_since = None
+            return False
+        if self._idle_since is None:
+            self._idle_since = self._clock()
+            self._turn_began = None
+            self._stops.clear()
+        return True
+
+    async def _serve_idle(self) -> bool:
+        """Start a turn if there is mail; returns True if only the terminal is left to do so."""
+        mail = await self._due()
+        if not mail:
+            return False
         if self.session.channel is not False and self._links.can_push():
-            await self._push(due)
+            await self._push(mail)
         elif self._links.can_wake():
-            await self._nudge(Transport.WAITER, due)
-        elif self._idle_for() >= WAITER_DUE and await self._links.can_type():
-            await self._nudge(Transport.TYPED, due)
+            await self._wake(mail)
+        else:
+            return self._idle_for() >= WAITER_DUE
+        return False
+
+    async def _due(self) -> list[Message]:
+        """What an idle session may be given now; nothing while an attempt is open."""
+        if self._receipts.open:
+            return []
+        mail = await self._deliverable()
+        return [m for m in mail if self._nudges.get(m.id, (0, 0.0))[1] <= self._clock()]
 
     async def _push(self, mail: list[Message]) -> None:
         """Push the first message with its body, or a reminder if that would not pass unchanged."""
@@ -340,35 +359,50 @@ class Courier:
         if not await self._links.push(text, _meta(self._task, first)):
             await self._void(attempt)
 
-    async def _nudge(self, transport: Transport, mail: list[Message]) -> None:
+    async def _wake(self, mail: list[Message]) -> None:
         """Start a turn with a reminder; the turn's first hook hands over the bodies."""
-        attempt = await self._remind(transport, mail)
-        text = envelope.reminder(attempt.id, len(mail))
-        way = self._links.wake if transport is Transport.WAITER else self._links.type
-        if await way(text):
+        attempt = await self._remind(Transport.WAITER, mail)
+        woken = await self._links.wake(envelope.reminder(attempt.id, len(mail)))
+        await self._nudged(attempt, mail, woken)
+
+    async def _type(self) -> None:
+        """The same by a typed line, unless the session or its mail moved on meanwhile."""
+        async with self._lock:
+            await self._sync()
+            mail = await self._due()
+            if not mail or self._idle_since is None:
+                return
+            attempt = await self._remind(Transport.TYPED, mail)
+        typed = await self._links.type(envelope.reminder(attempt.id, len(mail)))
+        async with self._lock:
+            await self._nudged(attempt, mail, typed)
+
+    async def _nudged(self, attempt: Attempt, mail: list[Message], made: bool) -> None:
+        if made:
             self._count_nudge(mail)
         else:
             await self._void(attempt)
 
-    async def _settle(self) -> None:
+    async def _settle(self) -> list[str]:
         """Void what the client, idle and answering, provably no longer holds.
 
-        Nothing is decided by the time alone: the client must answer a ping sent after the attempt,
-        and its transcript, read after that answer was on disk, must not name the attempt.
+        The client must answer a ping sent after the attempt, and its transcript, read after that
+        answer was on disk, must not name the attempt. Returns the attempts to send a ping after.
         """
         idle = self._idle_for()
         if idle < SETTLE:
-            return
+            return []
+        unanswered = []
         for attempt in list(self._receipts.open.values()):
             queued_at = self._receipts.queued.get(attempt.id)
             if queued_at is not None and min(idle, self._clock() - queued_at) < QUEUE_STALE:
                 continue
             answered = self._pongs.get(attempt.id)
             if answered is None:
-                if await self._links.ping():
-                    self._pongs[attempt.id] = self._clock()
+                unanswered.append(attempt.id)
             elif self._clock() - answered >= SETTLE:
                 await self._give_up(attempt)
+        return unanswered
 
     async def _give_up(self, attempt: Attempt) -> None:
         queued = attempt.id in self._receipts.queued

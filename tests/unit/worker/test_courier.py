@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import bisect
 import contextlib
 import json
@@ -137,6 +138,28 @@ async def test_draft_in_the_input_box_holds_the_line_back(room: Mailroom) -> Non
     room.links.typeable = True
     await room.step()
     assert len(room.links.typed) == 1
+
+
+@pytest.mark.parametrize(
+    ("way", "typed"), [("ping", 0), ("can_type", 0), ("type", 1)], ids=["ping", "look", "type"]
+)
+async def test_hook_is_answered_while_a_way_into_the_session_takes_its_time(
+    room: Mailroom, way: str, typed: int
+) -> None:
+    room.links.slow = way
+    room.links.pushable = way == "ping"
+    room.links.wakeable = False
+    await room.send("BODY")
+    await room.step()
+    looking = asyncio.create_task(room.step(WAITER_DUE))
+    await asyncio.wait_for(room.links.reached.wait(), 20)
+    await room.send("MORE")
+    given = await asyncio.wait_for(room.hook("UserPromptSubmit"), 20)
+    assert "MORE" in text_of(given)
+    room.links.release.set()
+    await looking
+    assert len(room.links.typed) == typed
+    assert await room.hook("PostToolBatch") == {}
 
 
 async def test_reminder_without_effect_is_repeated_ever_more_rarely(room: Mailroom) -> None:
