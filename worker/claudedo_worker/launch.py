@@ -137,6 +137,23 @@ def anchored(arguments: Sequence[str], cwd: Path) -> tuple[str, ...]:
     )
 
 
+def anchored_environment(environ: Mapping[str, str], cwd: Path | None) -> dict[str, str]:
+    """`environ` with the relative paths in it made absolute, seen from the shell's folder `cwd`.
+
+    Raises `UsageError` for a relative path if nobody knows that folder.
+    """
+    env = dict(environ)
+    for name in ("CLAUDEDO_CLAUDE", "CLAUDE_CONFIG_DIR"):
+        value = env.get(name, "")
+        by_name = name == "CLAUDEDO_CLAUDE" and "/" not in value  # looked up in PATH
+        if not value or by_name or Path(value).is_absolute():
+            continue
+        if cwd is None:
+            raise UsageError(f"{name} is {value}; set it to an absolute path here.")
+        env[name] = str(cwd / value)
+    return env
+
+
 def prepare(
     settings: Settings,
     task: Task,
@@ -383,6 +400,8 @@ def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
     while items:
         item = items.pop(0)
         flag, glued, value = item.partition("=")
+        if item == "--":
+            raise UsageError("`--` cannot be passed to claude: it would hide claudedo's options.")
         if flag in _REFUSED:
             raise UsageError(f"{flag} cannot be passed to claude: claudedo sets it itself.")
         if flag not in _MERGED:

@@ -119,6 +119,8 @@ class Tasks:
 
     async def _start(self, request: StartRequest) -> list[Draft]:
         _check_request(request)
+        env = launch.anchored_environment(request.env, Path(request.cwd))
+        request = replace(request, env=env)
         claude = await claude_binary.find(self._settings.claude, request.env)
         launch.split_arguments(request.claude_args, Path(request.cwd))
         extra = [
@@ -153,6 +155,7 @@ class Tasks:
 
     async def restart(self, task: Task, environ: Mapping[str, str]) -> None:
         """Go on with the same conversation in a new process; a running one is ended first."""
+        environ = launch.anchored_environment(environ, None)
         claude = await claude_binary.find(self._settings.claude, environ)
         async with self._turn(task):
             await self._check_configuration(task, environ)

@@ -66,6 +66,30 @@ def test_arguments_that_take_the_conversation_out_of_our_hands_are_refused_by_na
         launch.split_arguments(["--verbose", flag], Path())
 
 
+def test_a_bare_double_dash_is_refused_because_it_would_hide_our_own_options() -> None:
+    with pytest.raises(UsageError, match="`--`"):
+        launch.split_arguments(["--verbose", "--", "text"], Path())
+
+
+def test_relative_paths_in_the_environment_are_seen_from_the_shell_that_asked() -> None:
+    environ = {"CLAUDEDO_CLAUDE": "bin/claude", "CLAUDE_CONFIG_DIR": "config", "A": "b"}
+    assert launch.anchored_environment(environ, Path("/shell")) == {
+        "CLAUDEDO_CLAUDE": "/shell/bin/claude",
+        "CLAUDE_CONFIG_DIR": "/shell/config",
+        "A": "b",
+    }
+    whole = {"CLAUDEDO_CLAUDE": "claude-beta", "CLAUDE_CONFIG_DIR": "/config"}
+    assert launch.anchored_environment(whole, None) == whole
+
+
+@pytest.mark.parametrize("name", ["CLAUDEDO_CLAUDE", "CLAUDE_CONFIG_DIR"])
+def test_a_relative_path_in_the_environment_is_refused_where_nobody_knows_the_folder(
+    name: str,
+) -> None:
+    with pytest.raises(UsageError, match=f"{name} .*absolute"):
+        launch.anchored_environment({name: "./there"}, None)
+
+
 @pytest.mark.parametrize(
     ("content", "mode"),
     [

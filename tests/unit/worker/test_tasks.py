@@ -111,6 +111,23 @@ async def test_a_malformed_start_makes_nothing(desk: Desk, changes: dict[str, An
     assert desk.recorder.orders == []
 
 
+async def test_a_relative_claude_and_configuration_are_those_of_the_shell_that_asked(
+    desk: Desk,
+) -> None:
+    relative = {"CLAUDEDO_CLAUDE": "../claude", "CLAUDE_CONFIG_DIR": "../config"}
+    await desk.start("backend", env=desk.environ | relative)
+    (order,) = desk.recorder.orders
+    assert Path(order.claude.path) == desk.repository / "../claude"
+    assert order.environ["CLAUDE_CONFIG_DIR"] == str(desk.repository / "../config")
+
+
+async def test_a_restart_refuses_relative_paths_before_it_ends_anything(desk: Desk) -> None:
+    task = await desk.start("backend")
+    with pytest.raises(UsageError, match="CLAUDE_CONFIG_DIR"):
+        await desk.tasks.restart(task, desk.environ | {"CLAUDE_CONFIG_DIR": "config"})
+    assert desk.recorder.stopped == []
+
+
 async def test_a_repository_that_was_never_trusted_starts_nothing(desk: Desk) -> None:
     with pytest.raises(UntrustedError, match="--trust"):
         await desk.start("backend", trust=False)
