@@ -23,6 +23,9 @@ from claudedo_worker.transcript import Answer, Compacted, Context, Enqueued, Fac
 LINE_PATIENCE = 0.5
 """Seconds for which lines may be written in another order than they came about."""
 
+VOIDED = 64
+"""How many attempts that were given up are kept, to be known if their line comes after all."""
+
 _CHANNEL = re.compile(r"<channel\b[^>]*>\n")
 """What the CLI puts before a push; values are escaped, so its first `>` ends it (4.5, 4.11)."""
 
@@ -43,6 +46,7 @@ class Receipts:
     clock: Callable[[], float] = time.monotonic
     compactions: int = 0  # how many were seen
     _facts: deque[Fact] = field(default_factory=deque)  # read, and not yet acted on
+    _voided: deque[Attempt] = field(default_factory=lambda: deque(maxlen=VOIDED))  # with bodies
     _unread: dict[str, Attempt] = field(default_factory=dict)  # message -> what last gave it
     _contexts: dict[str, Context] = field(default_factory=dict)  # attempt with unread -> its line
     # In a session's first turn lines are not written in the order of time, so an answer may be read
@@ -72,8 +76,10 @@ class Receipts:
         self.open[attempt.id] = attempt
 
     def drop(self, attempt: Attempt) -> None:
-        """The attempt is not, or no longer, open."""
+        """The attempt is not, or no longer, waited for."""
         self.open.pop(attempt.id, None)
+        if attempt in self._voided:
+            self._voided.remove(attempt)
         self.queued.pop(attempt.id, None)
 
     async def sync(self) -> None:
@@ -116,6 +122,8 @@ class Receipts:
         """The attempt did not reach the context: its messages may be given again."""
         await self.store.end_attempt(attempt, outcome)
         self.drop(attempt)
+        if outcome is Outcome.VOID and not attempt.reminder:
+            self._voided.append(attempt)
 
     async def _act(self) -> None:
         while self._facts:
@@ -138,7 +146,8 @@ class Receipts:
                 self.compactions += 1
 
     async def _entered(self, context: Context) -> None:
-        for attempt in [a for a in self.open.values() if _shows(context, a)]:
+        # Of a voided one, too: better late than given twice.
+        for attempt in [a for a in (*self.open.values(), *self._voided) if _shows(context, a)]:
             if context.kind == "channel-busy" and not attempt.reminder:
                 # The CLI frames it as untrusted, not to be acted on (4.6): it counts as offered.
                 await self.void(attempt, Outcome.NOTICE)

@@ -284,6 +284,22 @@ async def test_body_cannot_pass_for_another_attempt(room: Mailroom) -> None:
     assert await room.rungs(first) == "so"
 
 
+async def test_line_that_comes_after_its_attempt_was_given_up_delivers_it(room: Mailroom) -> None:
+    sent = await room.send("BODY")
+    await room.be(SessionState.IDLE)
+    await room.step()
+    room.links.wakeable = False
+    for _ in range(2):
+        await room.step(2)
+    assert [m.id for m in await room.store.deliverable(room.task.id)] == [sent]
+    room.lines.push(room.links.pushed[0])
+    room.lines.answer("m1")
+    await room.step()
+    assert await room.rungs(sent) == "sodr"
+    assert await room.store.deliverable(room.task.id) == []
+    assert await room.hook("UserPromptSubmit") == {}
+
+
 async def test_attempts_left_open_end_when_the_process_does(room: Mailroom) -> None:
     sent = await room.send("BODY")
     await room.hook("UserPromptSubmit")
