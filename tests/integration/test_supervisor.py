@@ -21,6 +21,7 @@ import psutil
 import pytest
 
 from claudedo import settings
+from claudedo.demo.repository import make_repository
 from claudedo.model import Launch, Session, SessionState, Task, now
 from claudedo.settings import make_private
 from claudedo_worker import live, supervisor
@@ -29,23 +30,34 @@ from claudedo_worker.claude_binary import Claude
 from claudedo_worker.database import Database
 from claudedo_worker.store import Store
 from claudedo_worker.supervisor import Order, Supervisor
+from tests.support.own_worker import OwnWorker
 from tests.support.records import a_session, a_task
 
 pytestmark = pytest.mark.anyio
 
 BOUND = 30.0
 CLAUDE = f"""#!{sys.executable}
-import json, os, pathlib, sys, time
+import json, os, pathlib, subprocess, sys, time
+if "--version" in sys.argv:
+    print("2.1.330")
+    sys.exit()
 if "--refuse" in sys.argv:
     sys.exit("error: this cannot work")
 config = pathlib.Path(os.environ["CLAUDE_CONFIG_DIR"])
 given = sys.argv[1:]
 conversation = given[given.index("--resume" if "--resume" in given else "--session-id") + 1]
 (config / "calls").open("a").write(given[0] + "\\n")
+if "--loud" in given:
+    for _ in range(500):
+        print("x" * 8000)
 if "--mute" not in given:
     entry = {{"sessionId": conversation, "status": "idle"}}
     (config / "sessions" / f"{{os.getpid()}}.json").write_text(json.dumps(entry))
-time.sleep(300)
+for _ in range(3000):
+    if (config / "order").exists():
+        (config / "order").rename(config / "taken")
+        subprocess.Popen(["/bin/sh", str(config / "taken")], start_new_session=True)
+    time.sleep(0.1)
 """
 
 
@@ -120,6 +132,12 @@ class Place:
         gone = [state for state in SessionState if state is not SessionState.IDLE]
         await self.until(*gone)
         assert not psutil.pid_exists(pid or 0)
+
+    def run_inside(self, command: str) -> None:
+        """Have the session run a shell command, detached from it."""
+        draft = self.config / "order.new"
+        draft.write_text(command)
+        draft.rename(self.config / "order")
 
     def calls(self) -> list[str]:
         return (self.config / "calls").read_text().split()
@@ -352,6 +370,42 @@ async def test_a_lost_holder_means_interrupted_and_nothing_left(place: Place) ->
     assert "its terminal is gone" in str(session.reason)
     assert place.running() == []
     assert not Path(str(session.holder_socket)).exists()
+
+
+async def test_a_holder_stays_small_after_much_output(place: Place) -> None:
+    await place.start("--loud")
+    holder = psutil.Process((await place.until(SessionState.IDLE)).pid).parent()
+    assert holder is not None
+    assert holder.memory_info().rss < 12 << 20
+
+
+async def test_stopping_the_session_that_a_worker_was_started_in_ends_no_other(
+    place: Place,
+) -> None:
+    repository = make_repository(place.config.parent / "repository")
+    environ = {"PATH": os.environ["PATH"], "CLAUDE_CONFIG_DIR": str(place.config)}
+    worker = OwnWorker(place.settings.home, {"CLAUDEDO_CLAUDE": str(place.program)})
+    await place.start()
+    first = await place.until(SessionState.IDLE)
+    await place.now.close()
+    chosen = f"CLAUDEDO_HOME={place.settings.home} CLAUDEDO_CLAUDE={place.program}"
+    log = place.settings.home.parent / "worker.log"
+    place.run_inside(f"{chosen} exec {sys.executable} -P -m claudedo_worker >{log} 2>&1")
+    await asyncio.to_thread(worker.until_ready)
+    pid = worker.ask("GET", "/api/worker").json["pid"]
+    start = {"cwd": str(repository), "tasks": [{"name": "second"}], "env": environ, "trust": True}
+    answer = worker.ask("POST", "/api/start", start).json
+    first_task, place.task = place.task, await place.store.task(answer["tasks"][0]["id"])
+    second = await place.until(SessionState.IDLE)
+    try:
+        worker.ask("POST", f"/api/tasks/{first_task.id}/stop", {})
+        assert not psutil.pid_exists(first.pid or 0)
+        assert psutil.pid_exists(second.pid or 0)
+        assert worker.ask("GET", "/api/worker").json["pid"] == pid
+    finally:
+        os.kill(pid, signal.SIGKILL)
+    await place.next_worker()
+    assert (await place.until(SessionState.IDLE)).pid == second.pid
 
 
 async def test_an_end_that_cannot_be_stored_is_stored_by_the_next_stop(

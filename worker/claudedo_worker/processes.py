@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import defaultdict
 from collections.abc import Iterable
 
 import psutil
@@ -25,16 +26,39 @@ def started_at(pid: int) -> float | None:
 
 
 def descendants(pid: int) -> list[psutil.Process]:
-    """All processes below `pid`, without itself."""
-    try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.Error:
-        return []
+    """All processes below `pid`, without itself and without what `stands_alone` and its tree.
+
+    On Linux a worker that a session's own shell started ends up below that session's holder, and
+    so does every holder that this worker starts: none of them is a part of that session.
+    """
+    below = defaultdict(list)
+    for process in psutil.process_iter(["ppid"]):
+        below[process.info["ppid"]].append(process)
+    found: list[psutil.Process] = []
+    todo = [pid]
+    while todo:
+        part = [process for process in below[todo.pop()] if not stands_alone(process)]
+        found += part
+        todo += [process.pid for process in part]
+    return found
 
 
 def of_session(session_id: str) -> list[psutil.Process]:
     """Every process that carries the session's mark, whoever its parent is by now."""
-    return [process for process in psutil.process_iter() if _mark(process) == session_id]
+    marked = [process for process in psutil.process_iter() if _mark(process) == session_id]
+    return [process for process in marked if not stands_alone(process)]
+
+
+def stands_alone(process: psutil.Process) -> bool:
+    """True for a worker and for a holder: wherever it was started, it belongs to no session."""
+    if process.pid == os.getpid():
+        return True
+    try:
+        command = process.cmdline()
+    except psutil.Error:
+        return False
+    worker = "claudedo_worker" in command[2:4] and "-m" in command[1:3]
+    return worker or (command[1:3] == ["-I", "-S"] and command[-1].endswith("/holder.py"))
 
 
 def sessions_above(pid: int) -> list[str] | None:
@@ -53,9 +77,8 @@ def sessions_above(pid: int) -> list[str] | None:
 
 
 async def end(processes: Iterable[psutil.Process], grace: float) -> None:
-    """End the processes: SIGTERM, up to `grace` seconds, then SIGKILL. Skips this process."""
-    targets = [process for process in processes if process.pid != os.getpid()]
-    await asyncio.to_thread(_end, targets, grace)
+    """End the processes: SIGTERM, up to `grace` seconds, then SIGKILL."""
+    await asyncio.to_thread(_end, list(processes), grace)
 
 
 def _end(processes: list[psutil.Process], grace: float) -> None:

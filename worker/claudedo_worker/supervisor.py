@@ -41,6 +41,7 @@ GRACE = 5.0  # seconds between asking a process to end and killing it
 STOP_PATIENCE = 60.0  # seconds for all the graces of one stop together
 BACKOFF = (1.0, 5.0, 15.0)  # seconds before a crashed session is resumed
 STEADY = 600.0  # seconds of life after which a crash is the first one again
+SCROLLBACK = 128 << 10  # bytes; a holder stays under 12 MiB with it, not with twice as much
 BIRTH_PATIENCE = 5.0
 """Seconds for a holder, begun by a worker that died meanwhile, to open its socket."""
 FAILED_LOOK_PAUSE = 2.0
@@ -235,6 +236,7 @@ class Supervisor:
             "env": plan.env,
             "rows": dialogs.ROWS,
             "cols": dialogs.COLS,
+            "scrollback": SCROLLBACK,
             "exit_file": str(folder / "exit.json"),
             "log": str(folder / "holder.log"),
         }
