@@ -201,9 +201,11 @@ class Mailroom:
     async def close(self) -> None:
         await self.database.close()
 
-    async def new_worker(self) -> None:
-        """A worker that knows only what is stored takes the session up."""
+    async def new_worker(self, *, resumed: bool = False) -> None:
+        """A worker that knows only what is stored takes the session up, or a new process of it."""
         loaded = await self.load()
+        if resumed:
+            loaded.resume()
         self.courier = Courier(
             self.store, self.task, self.session, self.links, loaded, clock=lambda: self.time
         )

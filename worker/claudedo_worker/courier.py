@@ -49,6 +49,9 @@ REMIND_AT_STOP = 2
 NUDGE_AGAIN = (30.0, 120.0, 600.0, 3600.0)
 """Seconds until an idle session that ignored a reminder is reminded again."""
 
+GO_ON = 5
+"""How many messages one line names that asks to go on with them."""
+
 INBOX_LIMIT = 400_000
 """Encoded characters in one `check_inbox` result, a body of any legal size included."""
 
@@ -339,18 +342,31 @@ class Courier:
         return False
 
     async def _due(self) -> list[Message]:
-        """What an idle session may be given now; nothing while an attempt is open."""
+        """What an idle session is to be told of now; nothing while an attempt is open.
+
+        That is what may be given, or else what it has and did not answer because its turn broke
+        off, unless somebody makes it go on before.
+        """
         if self._receipts.open:
             return []
         mail = await self._deliverable()
+        if not mail and self._receipts.broken_off and self._idle_for() >= NUDGE_AGAIN[0]:
+            held = [await self._store.message(item) for item in self._receipts.unread]
+            mail = [message for message in held if message.receipts.read_at is None][:GO_ON]
         return [m for m in mail if self._nudges.get(m.id, (0, 0.0))[1] <= self._clock()]
 
+    def _reminder(self, attempt: Attempt, mail: Sequence[Message]) -> str:
+        if mail[0].id in self._receipts.unread:
+            return envelope.go_on(attempt.id, attempt.message_ids)
+        return envelope.reminder(attempt.id, len(mail))
+
     async def _push(self, mail: list[Message]) -> None:
-        """Push the first message with its body, or a reminder if that would not pass unchanged."""
+        """Push the first message's body, or a reminder if it has that or it would be altered."""
         first = mail[0]
-        if not envelope.passes_unchanged(first.body) or not envelope.fitting([first]):
+        held = first.id in self._receipts.unread
+        if held or not envelope.passes_unchanged(first.body) or not envelope.fitting([first]):
             attempt = await self._remind(Transport.CHANNEL, mail)
-            text = envelope.reminder(attempt.id, len(mail))
+            text = self._reminder(attempt, mail)
             self._count_nudge(mail)
         else:
             attempt = await self._offer(Transport.CHANNEL, [first])
@@ -362,7 +378,7 @@ class Courier:
     async def _wake(self, mail: list[Message]) -> None:
         """Start a turn with a reminder; the turn's first hook hands over the bodies."""
         attempt = await self._remind(Transport.WAITER, mail)
-        woken = await self._links.wake(envelope.reminder(attempt.id, len(mail)))
+        woken = await self._links.wake(self._reminder(attempt, mail))
         await self._nudged(attempt, mail, woken)
 
     async def _type(self) -> None:
@@ -373,7 +389,7 @@ class Courier:
             if not mail or self._idle_since is None:
                 return
             attempt = await self._remind(Transport.TYPED, mail)
-        typed = await self._links.type(envelope.reminder(attempt.id, len(mail)))
+        typed = await self._links.type(self._reminder(attempt, mail))
         async with self._lock:
             await self._nudged(attempt, mail, typed)
 

@@ -50,6 +50,14 @@ def reminder(attempt_id: str, count: int) -> str:
     )
 
 
+def go_on(attempt_id: str, message_ids: Sequence[str]) -> str:
+    """The text that asks the model to answer what it has in its context; carries no body."""
+    return (
+        f"[claudedo {attempt_id}] Not answered yet in this conversation: "
+        f"{', '.join(message_ids)}. Go on with that."
+    )
+
+
 def fitting(messages: Sequence[Message], limit: int = HOOK_LIMIT) -> list[Message]:
     """The first of `messages` that fit into one letter together, skipping those too large."""
     room = limit - size(letter("a_" + "0" * 26, []))

@@ -103,8 +103,10 @@ class LiveSession:
     async def open(self) -> None:
         """Take up the conversation's transcript and what was offered to it before."""
         receipts = await self._receipts(self.session.conversation, self.session.transcript)
-        if not self._adopted and claude_binary.parse(self.session.cli_version) < KEEPS_SIDE_LINES:
-            await receipts.forget_side_lines()
+        if not self._adopted:
+            receipts.resume()
+            if claude_binary.parse(self.session.cli_version) < KEEPS_SIDE_LINES:
+                await receipts.forget_side_lines()
         self._courier = Courier(self.store, self.task, self.session, self, receipts)
 
     async def change(self, **changes: Any) -> None:

@@ -26,6 +26,9 @@ LINE_PATIENCE = 0.5
 VOIDED = 64
 """How many attempts that were given up are kept, to be known if their line comes after all."""
 
+_INTERRUPTED = "[Request interrupted by user"
+"""How the line begins that the CLI writes at an Esc."""
+
 _CHANNEL = re.compile(r"<channel\b[^>]*>\n")
 """What the CLI puts before a push; values are escaped, so its first `>` ends it (4.5, 4.11)."""
 
@@ -45,6 +48,8 @@ class Receipts:
     queued: dict[str, float] = field(default_factory=dict)
     clock: Callable[[], float] = time.monotonic
     compactions: int = 0  # how many were seen
+    broken_off: bool = False  # the last turn ended without an answer, and nobody wanted it to
+    _interrupted: bool = False  # by the person
     _facts: deque[Fact] = field(default_factory=deque)  # read, and not yet acted on
     _voided: deque[Attempt] = field(default_factory=lambda: deque(maxlen=VOIDED))  # with bodies
     _unread: dict[str, Attempt] = field(default_factory=dict)  # message -> what last gave it
@@ -81,6 +86,15 @@ class Receipts:
         if attempt in self._voided:
             self._voided.remove(attempt)
         self.queued.pop(attempt.id, None)
+
+    @property
+    def unread(self) -> list[str]:
+        """The messages that are in the context and not answered to, oldest first."""
+        return sorted(self._unread)
+
+    def resume(self) -> None:
+        """Another process takes the conversation up: it does not go on by itself."""
+        self.broken_off = not self._interrupted
 
     async def sync(self) -> None:
         """Read what is new in the transcript and act on it.
@@ -135,10 +149,16 @@ class Receipts:
         match fact:
             case Context():
                 await self._entered(fact)
+                if fact.kind in ("prompt", "channel", "rewake"):
+                    self.broken_off = False
+                    self._interrupted = fact.text.startswith(_INTERRUPTED)
             case Enqueued():
                 for attempt_id in _named(fact.text) & self.open.keys():
                     self.queued.setdefault(attempt_id, self.clock())
-            case Answer() if not fact.failed:
+            case Answer(failed=True):
+                self.broken_off = True
+            case Answer():
+                self.broken_off = False
                 self._answers.append((self.clock(), fact))
             case Compacted():
                 await self._judge()

@@ -378,6 +378,88 @@ async def test_large_halt_may_be_fetched_and_by_no_tool_of_another_server(room: 
         assert await room.hook("PreToolUse", **call) != {}
 
 
+# Delivered, and nobody goes on
+
+
+async def deliver(room: Mailroom) -> str:
+    """A message whose body is in the context and is not answered; the session is idle."""
+    await room.be(SessionState.BUSY)
+    sent = await room.send("BODY")
+    room.lines.hook(await room.hook("UserPromptSubmit"))
+    await room.step()
+    await room.be(SessionState.IDLE)
+    await room.step(1)
+    return sent
+
+
+async def test_session_whose_answer_failed_is_asked_to_go_on_without_the_body_again(
+    room: Mailroom,
+) -> None:
+    sent = await deliver(room)
+    room.lines.answer("e1", failed=True)
+    await room.step(NUDGE_AGAIN[0] - 1)
+    assert room.links.pushed == [], "the person may do so first"
+    await room.step(1)
+    (pushed,) = room.links.pushed
+    assert sent in pushed
+    assert "BODY" not in pushed
+    room.lines.push(pushed)
+    room.lines.answer("m1")
+    await room.step()
+    assert await room.rungs(sent) == "sodr"
+    await room.step(NUDGE_AGAIN[-1])
+    assert len(room.links.pushed) == 1
+
+
+async def test_session_that_fails_on_and_on_is_asked_ever_more_rarely(room: Mailroom) -> None:
+    room.links.pushable = False
+    await deliver(room)
+    room.lines.answer("e0", failed=True)
+    await room.step(NUDGE_AGAIN[0])
+    for count, pause in enumerate(NUDGE_AGAIN, start=1):
+        assert len(room.links.woken) == count
+        room.lines.prompt(f"<task-notification>{room.links.woken[-1]}", "task-notification")
+        room.lines.answer(f"e{count}", failed=True)
+        await room.step(pause - 1)
+        assert len(room.links.woken) == count, "too early"
+        await room.step(1)
+
+
+async def test_resumed_session_is_asked_to_go_on_by_a_typed_line_if_need_be(
+    room: Mailroom,
+) -> None:
+    room.links.pushable = room.links.wakeable = False
+    sent = await deliver(room)
+    await room.step(NUDGE_AGAIN[-1])
+    assert room.links.typed == [], "its turn may have been ended by hand"
+    await room.new_worker(resumed=True)
+    await room.step()
+    await room.step(NUDGE_AGAIN[0])
+    (typed,) = room.links.typed
+    assert sent in typed
+
+
+async def test_session_that_the_person_interrupted_is_left_alone(room: Mailroom) -> None:
+    await deliver(room)
+    room.lines.answer("e1", failed=True)
+    room.lines.prompt("[Request interrupted by user]")
+    await room.step(NUDGE_AGAIN[-1])
+    await room.new_worker(resumed=True)
+    await room.step()
+    await room.step(NUDGE_AGAIN[-1])
+    assert room.links.pushed == []
+
+
+async def test_session_with_other_mail_is_not_asked_to_go_on(room: Mailroom) -> None:
+    sent = await deliver(room)
+    room.lines.answer("e1", failed=True)
+    await room.send("OTHER")
+    await room.step(NUDGE_AGAIN[0])
+    (pushed,) = room.links.pushed
+    assert "OTHER" in pushed
+    assert sent not in pushed
+
+
 # Another conversation, another worker
 
 
