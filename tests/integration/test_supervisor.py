@@ -6,6 +6,7 @@ The script keeps to what the supervisor looks at: the registry file, the screen,
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import shutil
 import signal
@@ -267,6 +268,9 @@ async def test_a_crash_after_a_long_life_counts_as_the_first(
     for _ in range(5):
         await place.crash()
     assert (await place.until(SessionState.IDLE)).crashes == 1
+    gc.collect()
+    kept = [item for item in gc.get_objects() if isinstance(item, live.LiveSession)]
+    assert len(kept) <= 2  # this one and the first: nothing piles up
 
 
 async def test_stop_during_the_pause_after_a_crash_ends_the_session(

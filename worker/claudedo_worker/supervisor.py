@@ -74,7 +74,7 @@ class Job:
 
 
 class StoppedError(Exception):
-    """Somebody stopped the session while it was being prepared."""
+    """Somebody stopped the session before it was up."""
 
 
 class Supervisor:
@@ -211,7 +211,7 @@ class Supervisor:
             live = LiveSession(
                 self._store, task, session, terminal, self._make_caller, grants=order.grants
             )
-            await self._watch(live, stop)
+            await self._follow(live, stop)
 
     async def _spawn(self, task: Task, session: Session, order: Order) -> tuple[Terminal, Session]:
         await asyncio.to_thread(_check_alone, session)
@@ -268,7 +268,7 @@ class Supervisor:
                 grants=await asyncio.to_thread(launch.grants, self._settings, session.id),
                 adopted=not starting,
             )
-            await self._watch(live, stop)
+            await self._follow(live, stop)
 
     async def _reach(self, session: Session) -> Terminal | None:
         """The terminal of a session that an earlier worker launched; None if it is gone."""
@@ -284,8 +284,16 @@ class Supervisor:
 
     # Watching
 
+    async def _follow(self, live: LiveSession, stop: asyncio.Event) -> None:
+        """Everything to the session's end, through as many processes as it takes."""
+        following: LiveSession | None = live
+        while following is not None:
+            live = following
+            await live.open()
+            await self._watch(live, stop)
+            following = await self._after(live, stop)
+
     async def _watch(self, live: LiveSession, stop: asyncio.Event) -> None:
-        await live.open()
         self._live[live.session.id] = live
         while live.terminal.exited is None and not live.terminal.lost and not stop.is_set():
             await self._look(live)
@@ -293,10 +301,6 @@ class Supervisor:
             await _first(live.woken.wait(), stop.wait(), live.terminal.wait_exit(), seconds=TICK)
         await self._end_tree(live, politely=stop.is_set())
         await live.courier.close()
-        if live.terminal.exited is None:
-            await self._lost(live.session, stop)
-        else:
-            await self._ended(live, live.terminal.exited, stop)
 
     async def _look(self, live: LiveSession) -> None:
         try:
@@ -332,10 +336,13 @@ class Supervisor:
         marked = await asyncio.to_thread(processes.of_session, session_id)
         await processes.end({*tree, *marked}, GRACE)
 
-    async def _ended(self, live: LiveSession, exit_: Exit, stop: asyncio.Event) -> None:
-        """The one place that turns an exit into what happens next."""
+    async def _after(self, live: LiveSession, stop: asyncio.Event) -> LiveSession | None:
+        """The one place that turns an exit into what happens next; the session if it goes on."""
+        exit_ = live.terminal.exited
         starting = live.session.state is SessionState.STARTING
-        if stop.is_set():
+        if exit_ is None:
+            await self._lost(live.session, stop)
+        elif stop.is_set():
             await self._finish(live.session, SessionState.STOPPED, ON_REQUEST)
         elif exit_.code == 0:
             await self._finish(live.session, SessionState.STOPPED, "ended at its terminal")
@@ -346,9 +353,12 @@ class Supervisor:
             reason = f"was ended from outside ({_code(exit_)}); `claudedo restart` resumes it"
             await self._finish(live.session, SessionState.INTERRUPTED, reason)
         else:
-            await self._crashed(live, exit_, stop)
+            return await self._crashed(live, exit_, stop)
+        return None
 
-    async def _crashed(self, live: LiveSession, exit_: Exit, stop: asyncio.Event) -> None:
+    async def _crashed(
+        self, live: LiveSession, exit_: Exit, stop: asyncio.Event
+    ) -> LiveSession | None:
         lived = exit_.at - live.terminal.hello.started_at
         crashes = 1 if lived > STEADY else live.session.crashes + 1
         if crashes > self._settings.continue_after_crash:
@@ -357,7 +367,7 @@ class Supervisor:
                 f"{await _last_words(live)}; `claudedo restart` resumes it"
             )
             await self._finish(live.session, SessionState.FAILED, reason)
-            return
+            return None
         pause = BACKOFF[min(crashes, len(BACKOFF)) - 1]
         await live.change(
             state=SessionState.STARTING,
@@ -368,11 +378,10 @@ class Supervisor:
         del self._live[live.session.id]
         await _first(stop.wait(), seconds=pause)
         if stop.is_set():
-            await self._finish(live.session, SessionState.STOPPED, ON_REQUEST)
-        else:
-            await self._resume(live, stop)
+            raise StoppedError
+        return await self._resumed(live)
 
-    async def _resume(self, live: LiveSession, stop: asyncio.Event) -> None:
+    async def _resumed(self, live: LiveSession) -> LiveSession:
         """Go on with the same conversation, in the same holder and environment."""
         await asyncio.to_thread(_check_alone, live.session)
         # Without a first prompt there is no transcript yet, and nothing to resume.
@@ -385,10 +394,9 @@ class Supervisor:
             waiting_for="resuming after a crash",
             transcript=str(known) if known else None,
         )
-        again = LiveSession(
+        return LiveSession(
             self._store, live.task, session, live.terminal, self._make_caller, grants=live.grants
         )
-        await self._watch(again, stop)
 
     async def _lost(self, session: Session, stop: asyncio.Event) -> None:
         """No holder answers: it left word of the end, or it is gone with its terminal."""
