@@ -389,7 +389,8 @@ class Courier:
             if not mail or self._idle_since is None:
                 return
             attempt = await self._remind(Transport.TYPED, mail)
-        typed = await self._links.type(self._reminder(attempt, mail))
+            text = self._reminder(attempt, mail)
+        typed = await self._links.type(text)
         async with self._lock:
             await self._nudged(attempt, mail, typed)
 
