@@ -1,4 +1,4 @@
-"""A world for one acceptance test: real `claude`, real worker, real git; only the model is scripted."""
+"""A world for an acceptance test: real `claude`, worker and git; only the model is scripted."""
 
 from __future__ import annotations
 
