@@ -21,11 +21,11 @@ import anyio
 import psutil
 import pytest
 
-from claudedo import settings
+from claudedo import holding, settings
 from claudedo.demo.repository import make_repository
 from claudedo.model import Launch, Session, SessionState, Task, now
 from claudedo.settings import make_private
-from claudedo_worker import live, supervisor
+from claudedo_worker import live, supervisor, terminal
 from claudedo_worker.bus import Bus
 from claudedo_worker.claude_binary import Claude
 from claudedo_worker.database import Database
@@ -175,9 +175,17 @@ async def opened(root: Path) -> AsyncIterator[Place]:
     assert left == []
 
 
+def _says(words: str) -> Callable[[Session], bool]:
+    return lambda session: words in str(session.reason)
+
+
+_tools_missing = _says("/mcp reconnect claudedo")  # what a session that is looked after says here
+
+
 @pytest.fixture
 async def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Place]:
     monkeypatch.setattr(supervisor, "BACKOFF", (0.1,))
+    monkeypatch.setattr(supervisor, "TAKE_UP_PAUSES", (0.1,))
     monkeypatch.setattr(live, "BRIDGE_PATIENCE", 0.5)
     monkeypatch.setattr(live, "START_PATIENCE", 1.0)
     async with opened(tmp_path) as made:
@@ -410,6 +418,78 @@ async def test_stopping_the_session_that_a_worker_was_started_in_ends_no_other(
         os.kill(pid, signal.SIGKILL)
     await place.next_worker()
     assert (await place.until(SessionState.IDLE)).pid == second.pid
+
+
+async def test_what_goes_wrong_while_a_session_is_taken_up_does_not_end_it(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await place.start()
+    running = await place.until(SessionState.IDLE)
+    await place.now.close()
+
+    async def full(_: live.LiveSession) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(live.LiveSession, "open", full)
+        await place.next_worker()
+        await place.until(SessionState.IDLE, also=_says("no space left"))
+    assert (await place.until(SessionState.IDLE, also=_tools_missing)).pid == running.pid
+
+    with monkeypatch.context() as broken:
+        broken.setattr(live.LiveSession, "open", full)
+        await place.restart_worker()
+        await place.until(SessionState.IDLE, also=_says("no space left"))
+        assert await place.now.stop(place.task.id)
+    assert (await place.session()).state is SessionState.STOPPED
+    assert place.running() == []
+
+
+async def test_a_holder_of_another_protocol_keeps_its_session(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await place.start()
+    running = await place.until(SessionState.IDLE)
+    await place.now.close()
+    with monkeypatch.context() as newer:
+        newer.setattr(holding, "PROTOCOL", 2)
+        await place.next_worker()
+        await place.until(SessionState.IDLE, also=_says("speaks protocol 1"))
+    assert (await place.until(SessionState.IDLE, also=_tools_missing)).pid == running.pid
+
+
+async def test_a_holder_that_does_not_answer_in_time_is_not_lost(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal, "ANSWER_PATIENCE", 0.3)
+    await place.start()
+    running = await place.until(SessionState.IDLE)
+    holder = psutil.Process(running.pid).parent()
+    assert holder is not None
+    await place.now.close()
+    holder.suspend()
+    try:
+        await place.next_worker()
+        await place.until(SessionState.IDLE, also=_says("did not answer"))
+    finally:
+        holder.resume()
+    assert (await place.until(SessionState.IDLE, also=_tools_missing)).pid == running.pid
+
+
+async def test_a_session_survives_the_loss_of_its_connection(place: Place) -> None:
+    await place.start()
+    running = await place.until(SessionState.IDLE)
+    found = place.now.find(running.id)
+    assert found is not None
+    for _ in range(2):
+        lost = found.terminal
+        await lost.close()
+        with anyio.fail_after(BOUND):
+            while found.terminal is lost:
+                await anyio.sleep(0.02)
+    assert not found.terminal.lost
+    assert (await place.session()).state is SessionState.IDLE
+    assert psutil.pid_exists(running.pid or 0)
 
 
 async def test_an_end_that_cannot_be_stored_is_stored_by_the_next_stop(

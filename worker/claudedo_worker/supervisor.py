@@ -9,6 +9,7 @@ a session is wanted; see `tasks`.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import shutil
@@ -22,7 +23,7 @@ from typing import Any, TypeVar
 import psutil
 
 from claudedo.errors import ClaudedoError, ConflictError, TimedOutError
-from claudedo.holding import Exit
+from claudedo.holding import Exit, HolderError
 from claudedo.model import Event, Session, SessionState, Task, new_id, now
 from claudedo.settings import Settings
 from claudedo_worker import dialogs, launch, mcp_server, processes, registry
@@ -40,6 +41,7 @@ TICK = 0.1  # seconds; the CLI writes registry and transcript about as often
 GRACE = 5.0  # seconds between asking a process to end and killing it
 STOP_PATIENCE = 60.0  # seconds for all the graces of one stop together
 BACKOFF = (1.0, 5.0, 15.0)  # seconds before a crashed session is resumed
+TAKE_UP_PAUSES = (1.0, 5.0, 15.0)  # seconds before a running session is taken up once more
 STEADY = 600.0  # seconds of life after which a crash is the first one again
 SCROLLBACK = 128 << 10  # bytes; a holder stays under 12 MiB with it, not with twice as much
 BIRTH_PATIENCE = 5.0
@@ -207,11 +209,15 @@ class Supervisor:
             task = await _unless(stop, order.prepare())
             session = await self._store.change_session(session, waiting_for="starting claude")
         terminal, session = await self._spawn(task, session, order)
-        async with terminal:
-            live = LiveSession(
-                self._store, task, session, terminal, self._make_caller, grants=order.grants
-            )
-            await self._follow(live, stop)
+        live = LiveSession(
+            self._store, task, session, terminal, self._make_caller, grants=order.grants
+        )
+        try:
+            await live.open()
+        except BaseException:
+            await terminal.close()
+            raise
+        await self._follow(live, stop)
 
     async def _spawn(self, task: Task, session: Session, order: Order) -> tuple[Terminal, Session]:
         await asyncio.to_thread(_check_alone, session)
@@ -251,24 +257,59 @@ class Supervisor:
         self._begin(session, lambda stop: self._take_up(session, stop))
 
     async def _take_up(self, session: Session, stop: asyncio.Event) -> None:
-        task = await self._store.task(session.task_id)
-        terminal = await self._reach(session)
-        if terminal is None:
+        live = await self._opened(session, stop)
+        if live is None:
             await self._close_attempts(session)
             await self._lost(session, stop)
-            return
+        else:
+            await self._follow(live, stop)
+
+    async def _opened(self, session: Session, stop: asyncio.Event) -> LiveSession | None:
+        """The session, ready to be watched; None if its terminal is gone.
+
+        Tried until it works: what runs is not to suffer from what goes wrong here (a full disk,
+        a holder that another version started). Raises `StoppedError`.
+        """
+        pauses = itertools.chain(TAKE_UP_PAUSES, itertools.repeat(TAKE_UP_PAUSES[-1]))
+        while True:
+            try:
+                return await self._open(session.id)
+            except Exception as error:
+                log.exception("a session cannot be taken up", extra={"action": "take_up_failed"})
+                await self._explain(session.id, f"claudedo cannot watch it: {error}")
+            if stop.is_set():
+                raise StoppedError
+            await _first(stop.wait(), seconds=next(pauses))
+
+    async def _open(self, session_id: str) -> LiveSession | None:
+        session = await self._store.session(session_id)
+        terminal = await self._reach(session)
+        if terminal is None:
+            return None
         starting = session.state is SessionState.STARTING or dialogs.at_start(session.waiting_for)
-        async with terminal:
+        try:
             live = LiveSession(
                 self._store,
-                task,
+                await self._store.task(session.task_id),
                 await self._store.change_session(session, pid=terminal.hello.pid),
                 terminal,
                 self._make_caller,
                 grants=await asyncio.to_thread(launch.grants, self._settings, session.id),
                 adopted=not starting,
             )
-            await self._follow(live, stop)
+            await live.open()
+            await live.change(reason=None)
+        except BaseException:
+            await terminal.close()
+            raise
+        return live
+
+    async def _explain(self, session_id: str, reason: str) -> None:
+        """Say in a running session's record what is wrong, if it can be stored."""
+        try:
+            await self._store.change_session(await self._store.session(session_id), reason=reason)
+        except Exception:
+            log.exception("a reason could not be stored", extra={"action": "explain_failed"})
 
     async def _reach(self, session: Session) -> Terminal | None:
         """The terminal of a session that an earlier worker launched; None if it is gone."""
@@ -287,15 +328,19 @@ class Supervisor:
     async def _follow(self, live: LiveSession, stop: asyncio.Event) -> None:
         """Everything to the session's end, through as many processes as it takes."""
         following: LiveSession | None = live
-        while following is not None:
-            live = following
-            await live.open()
-            await self._watch(live, stop)
-            following = await self._after(live, stop)
+        try:
+            while following is not None:
+                live = following
+                await self._watch(live, stop)
+                following = await self._after(live, stop)
+        finally:
+            await live.terminal.close()
 
     async def _watch(self, live: LiveSession, stop: asyncio.Event) -> None:
         self._live[live.session.id] = live
-        while live.terminal.exited is None and not live.terminal.lost and not stop.is_set():
+        while live.terminal.exited is None and not stop.is_set():
+            if live.terminal.lost and not await self._reconnect(live):
+                break
             await self._look(live)
             live.woken.clear()
             await _first(live.woken.wait(), stop.wait(), live.terminal.wait_exit(), seconds=TICK)
@@ -313,6 +358,21 @@ class Supervisor:
             log.exception("a look at a session failed", extra={"action": "look_failed"})
             await asyncio.sleep(FAILED_LOOK_PAUSE)
 
+    async def _reconnect(self, live: LiveSession) -> bool:
+        """False if the holder is gone; a connection may be lost without it."""
+        try:
+            terminal = await self._reach(live.session)
+        except Exception:  # the holder may well be there: asked again after a while
+            log.exception("not connected again", extra={"action": "reconnect_failed"})
+            await asyncio.sleep(FAILED_LOOK_PAUSE)
+            return True
+        if terminal is None:
+            return False
+        log.info("connected again", extra={"action": "reconnected", "session": live.session.id})
+        live.terminal = terminal
+        await asyncio.sleep(TICK)  # or one that is lost over and over would take all the time
+        return True
+
     # Ending
 
     async def _end_tree(self, live: LiveSession, *, politely: bool) -> None:
@@ -327,8 +387,9 @@ class Supervisor:
         if terminal.lost or terminal.exited is not None:
             return
         try:
-            await terminal.signal(signal)
-        except ClaudedoError as error:  # it ended between the look and the order
+            async with asyncio.timeout(GRACE):
+                await terminal.signal(signal)
+        except (ClaudedoError, TimeoutError) as error:  # it ended meanwhile, or its holder hangs
             log.info("not signalled: %s", error, extra={"action": "signal"})
         await _first(terminal.wait_exit(), seconds=GRACE)
 
@@ -394,9 +455,11 @@ class Supervisor:
             waiting_for="resuming after a crash",
             transcript=str(known) if known else None,
         )
-        return LiveSession(
+        again = LiveSession(
             self._store, live.task, session, live.terminal, self._make_caller, grants=live.grants
         )
+        await again.open()
+        return again
 
     async def _lost(self, session: Session, stop: asyncio.Event) -> None:
         """No holder answers: it left word of the end, or it is gone with its terminal."""
@@ -436,6 +499,9 @@ class Supervisor:
             terminal = await Terminal.connect(socket)
         except TerminalLostError:
             await asyncio.to_thread(socket.unlink, missing_ok=True)
+            return
+        except HolderError as error:  # it goes by itself some time after its child
+            log.warning("not dismissed: %s", error, extra={"action": "dismiss"})
             return
         async with terminal:
             await _first(terminal.wait_exit(), seconds=GRACE)

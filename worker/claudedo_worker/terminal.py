@@ -35,6 +35,7 @@ from claudedo.holding import (
 )
 
 READ_SIZE = 64 << 10
+ANSWER_PATIENCE = 10.0  # seconds for a holder to say what it is
 OUTPUT_QUEUE = 64  # frames an attached Terminal holds before its holder has to
 
 
@@ -97,10 +98,14 @@ class Terminal:
         return await cls.connect(spec["socket"])
 
     @classmethod
-    async def connect(cls, socket_path: Path | str, *, timeout: float = 10.0) -> Self:
-        """Connect to a living holder. Raises TerminalLostError when none answers in time."""
+    async def connect(cls, socket_path: Path | str) -> Self:
+        """Connect to a living holder.
+
+        Raises TerminalLostError if there is none, HolderError if it may live but cannot be reached,
+        does not answer in time, or speaks another protocol.
+        """
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(ANSWER_PATIENCE):
                 reader, writer = await asyncio.open_unix_connection(str(socket_path))
                 terminal = cls(reader, writer)
                 try:
@@ -108,9 +113,15 @@ class Terminal:
                 except BaseException:
                     writer.close()
                     raise
-        except OSError as error:
+        except (ConnectionError, FileNotFoundError) as error:
             sentence = f"no holder answers on {socket_path}: {error}"
             raise TerminalLostError(sentence) from error
+        except TimeoutError as error:
+            sentence = f"the holder on {socket_path} did not answer in {ANSWER_PATIENCE:.0f} s"
+            raise HolderError(sentence) from error
+        except OSError as error:
+            sentence = f"the holder on {socket_path} cannot be reached: {error}"
+            raise HolderError(sentence) from error
         return terminal
 
     async def _greet(self) -> None:
