@@ -50,6 +50,7 @@ class Receipts:
     compactions: int = 0  # how many were seen
     broken_off: bool = False  # the last turn ended without an answer, and nobody wanted it to
     _interrupted: bool = False  # by the person
+    _failure: Answer | None = None  # the newest one
     _facts: deque[Fact] = field(default_factory=deque)  # read, and not yet acted on
     _voided: deque[Attempt] = field(default_factory=lambda: deque(maxlen=VOIDED))  # with bodies
     _unread: dict[str, Attempt] = field(default_factory=dict)  # message -> what last gave it
@@ -150,13 +151,13 @@ class Receipts:
             case Context():
                 await self._entered(fact)
                 if fact.kind in ("prompt", "channel", "rewake"):
-                    self.broken_off = False
-                    self._interrupted = fact.text.startswith(_INTERRUPTED)
+                    self._begin(fact)
             case Enqueued():
                 for attempt_id in _named(fact.text) & self.open.keys():
                     self.queued.setdefault(attempt_id, self.clock())
             case Answer(failed=True):
                 self.broken_off = True
+                self._failure = fact
             case Answer():
                 self.broken_off = False
                 self._answers.append((self.clock(), fact))
@@ -164,6 +165,12 @@ class Receipts:
                 await self._judge()
                 await self.forget(fact.kept)
                 self.compactions += 1
+
+    def _begin(self, prompt: Context) -> None:
+        """A turn began, or an Esc ended one; the line may stand behind the turn's failure."""
+        if self._failure is None or not self.transcript.carries(self._failure, prompt):
+            self.broken_off = False
+        self._interrupted = prompt.text.startswith(_INTERRUPTED)
 
     async def _entered(self, context: Context) -> None:
         # Of a voided one, too: better late than given twice.

@@ -411,6 +411,19 @@ async def test_session_whose_answer_failed_is_asked_to_go_on_without_the_body_ag
     assert len(room.links.pushed) == 1
 
 
+async def test_failure_that_stands_before_its_prompt_broke_the_turn_off_too(
+    room: Mailroom,
+) -> None:
+    sent = await room.send("BODY")
+    await room.step()
+    (pushed,) = room.links.pushed
+    room.lines.answer("e1", failed=True, parent="u1")
+    assert room.lines.push(pushed, parent=None) == "u1"
+    await room.step(1)
+    await room.step(NUDGE_AGAIN[0])
+    assert sent in room.links.pushed[1]
+
+
 async def test_session_that_fails_on_and_on_is_asked_ever_more_rarely(room: Mailroom) -> None:
     room.links.pushable = False
     await deliver(room)
