@@ -281,7 +281,7 @@ def test_modes_are_noticed_wherever_the_output_is_cut() -> None:
     assert whole.undo() == expected
 
 
-def test_a_program_that_changed_nothing_leaves_a_fresh_line() -> None:
+def test_a_program_that_changed_nothing_leaves_a_fresh_line_and_nothing_below_it() -> None:
     modes = TerminalModes()
     modes.feed(b"plain \x1b[31mred\x1b[?25l\x1b[?25h\x1b[>1u\x1b[<u")
-    assert modes.undo() == b"\x1b[0m\r\n"
+    assert modes.undo() == b"\x1b[0m\r\n\x1b[J"

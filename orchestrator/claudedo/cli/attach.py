@@ -150,7 +150,11 @@ class TerminalModes:
                 self._changed.discard(mode)
 
     def undo(self) -> bytes:
-        """The bytes that bring the terminal back to normal, from a fresh line."""
+        """The bytes that bring the terminal back to normal, from a fresh line.
+
+        A program that draws on the main screen left its cursor inside its drawing; what stands
+        below would shine through the shell's next lines.
+        """
         parts = [
             b"\x1b[?%b%b" % (mode, b"h" if mode in self._NORMALLY_ON else b"l")
             for mode in sorted(self._changed)
@@ -159,7 +163,7 @@ class TerminalModes:
         parts += [b"\x1b[>4m"] * self._other_keys
         parts += [b"\x1b[0 q"] * self._cursor_shape
         on_main_screen = not self._changed & self._ALTERNATE_SCREENS
-        return b"".join(parts) + b"\x1b[0m" + b"\r\n" * on_main_screen
+        return b"".join(parts) + b"\x1b[0m" + b"\r\n\x1b[J" * on_main_screen
 
 
 class Attachment:
