@@ -14,7 +14,7 @@ from claudedo.cli.exits import Exit
 from claudedo.cli.start import read_text
 from claudedo.cli.task import BURST_SECONDS, latest
 from claudedo.errors import ClaudedoError, TimedOutError, UnavailableError, UsageError
-from claudedo.model import Priority, Rung, check_body
+from claudedo.model import Priority, Rung, SessionState, check_body
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,13 +30,13 @@ _POLL_SECONDS = 20.0
 def send(
     target: options.Target,
     text: Annotated[
-        str | None, typer.Argument(metavar="[TEXT]", help="What to say.", show_default=False)
+        str | None, typer.Argument(metavar="TEXT", help="What to say.", show_default=False)
     ] = None,
     message_file: Annotated[
         str | None, typer.Option(metavar="F", help="Read it here; - is standard input.")
     ] = None,
     priority: Annotated[
-        Priority, typer.Option(help="high: first in line. halt: stop what runs, then this.")
+        Priority, typer.Option(help="high: first in line. halt: no further tool calls, then this.")
     ] = Priority.NORMAL,
     reply_to: Annotated[
         str | None, typer.Option(metavar="ID", help="The message that this answers.")
@@ -69,6 +69,7 @@ def send(
         render.show(sent["id"])
     else:
         render.show(_how_far(task["name"], sent))
+        _say_if_absent(task)
     if not sent["receipts"][f"{wait}_at"]:
         render.note(
             f"Not {wait} within {timeout:g} s. The message is safe and will go on: "
@@ -106,7 +107,7 @@ def _wait(client: WorkerClient, sent: dict[str, Any], rung: Rung, timeout: float
 
 
 def _how_far(name: str, sent: dict[str, Any]) -> str:
-    """One sentence: `delivered to backend by hook after 1.2 s`."""
+    """One sentence: `delivered to backend after 1.2 s (by hook)`."""
     receipts = sent["receipts"]
     rung = render.rung_reached(receipts)
     if rung == "stored":
@@ -115,8 +116,18 @@ def _how_far(name: str, sent: dict[str, Any]) -> str:
     seconds = (
         render.moment(receipts[f"{rung}_at"]) - render.moment(receipts["stored_at"])
     ).total_seconds()
-    by = f" by {render.line(sent['via'])}" if sent["via"] and rung != "answered" else ""
-    return f"{verb} {render.line(name)}{by} after {max(0.0, seconds):.1f} s"
+    by = f" (by {render.line(sent['via'])})" if sent["via"] and rung != "answered" else ""
+    return f"{verb} {render.line(name)} after {max(0.0, seconds):.1f} s{by}"
+
+
+def _say_if_absent(task: dict[str, Any]) -> None:
+    """Say how to bring the session of `task` back when it does not run."""
+    session = task["session"]
+    if not task["supervised"] or (session and SessionState(session["state"]).live):
+        return
+    command = "restart" if session else "start"
+    name = render.line(task["name"])
+    render.note(f"{name} does not run now and gets this when it does: claudedo {command} {name}")
 
 
 _TO = {"offered": "to", "delivered": "to", "read": "by"}

@@ -17,7 +17,7 @@ Target = Annotated[
 ]
 Targets = Annotated[
     list[str] | None,
-    typer.Argument(metavar="T...", help="Tasks: name, workspace/name or the beginning of an id."),
+    typer.Argument(metavar="T", help="Tasks: name, workspace/name or the beginning of an id."),
 ]
 InWorkspace = Annotated[
     str | None,

@@ -59,7 +59,7 @@ def follow(client: WorkerClient, ids: list[str]) -> tuple[list[dict[str, Any]], 
     fits: `FAILED` when a session failed, `REFUSED` when one waits for a person and there is no
     terminal to be one. Raises `TimedOutError` when nothing changes for `QUIET_SECONDS`.
     """
-    with render.live(render.notes_are_seen(), notes=True) as draw:
+    with render.live(render.notes_are_seen(), notes=True, stays=False) as draw:
         shown: list[Sight] = []
         changed_at = time.monotonic()
         while True:

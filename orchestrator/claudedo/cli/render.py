@@ -151,7 +151,9 @@ def rich_table(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Table:
     """The table as rich draws it."""
     from rich.table import Table
 
-    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    drawn = Table(
+        box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", show_header=any(heads)
+    )
     for head in heads:
         drawn.add_column(head, overflow="fold")
     for row in rows:
@@ -169,14 +171,19 @@ def _columns(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[str]:
 
 
 @contextmanager
-def live(on_terminal: bool, *, notes: bool = False) -> Iterator[Callable[[Any], None] | None]:
-    """Give a function that redraws one place of the terminal, or None where there is none."""
+def live(
+    on_terminal: bool, *, notes: bool = False, stays: bool = True
+) -> Iterator[Callable[[Any], None] | None]:
+    """Give a function that redraws one place of the terminal, or None where there is none.
+
+    `stays`: whether what was drawn last is still there afterwards.
+    """
     if not on_terminal:
         yield None
         return
     from rich.live import Live
 
-    with Live(console=console(notes=notes), auto_refresh=False, transient=False) as area:
+    with Live(console=console(notes=notes), auto_refresh=False, transient=not stays) as area:
         yield lambda drawn: area.update(drawn, refresh=True)
 
 

@@ -53,7 +53,7 @@ def start(
     names: Annotated[
         list[str],
         typer.Argument(
-            metavar="NAME[@DIR][=PROMPT]...",
+            metavar="NAME[@DIR][=PROMPT]",
             help="A task, with its own repository DIR, and what to tell it.",
             show_default=False,
         ),
@@ -97,8 +97,8 @@ def start(
 ) -> None:
     """Put sessions to work, each in its own git worktree, linked with each other.
 
-    What exists already is used: a PROMPT for it is sent as a message. Everything after -- goes
-    to claude.
+    What exists already is used: a PROMPT for it is sent as a message.
+    Everything after -- goes to claude.
 
     Example: claudedo start backend="Add the API" frontend -- --model opus
     """
@@ -202,10 +202,9 @@ def _order(client: WorkerClient, order: dict[str, Any]) -> list[dict[str, Any]]:
     """Give the order, and ask the person once for trust that is wanting."""
     try:
         return client.start(order)
-    except UntrustedError as refusal:
+    except UntrustedError:
         if not render.can_ask():
             raise
-        render.note(str(refusal))
         if not render.ask(f"{_consequence(order)} Trust it?"):
             raise
     return client.start({**order, "trust": True})
@@ -214,8 +213,8 @@ def _order(client: WorkerClient, order: dict[str, Any]) -> list[dict[str, Any]]:
 def _consequence(order: dict[str, Any]) -> str:
     folders = dict.fromkeys(task["dir"] or order["cwd"] for task in order["tasks"])
     return (
-        "Claude Code will be able to read, edit and execute files in "
-        f"{', '.join(folders)}, and what its settings and hooks say will run."
+        "Claude Code was never told to trust this. It will be able to read, edit and execute "
+        f"files in {', '.join(folders)}, and what the settings and hooks there say will run."
     )
 
 

@@ -169,7 +169,9 @@ def stop(
 ) -> None:
     """End sessions, politely, then firmly. Worktrees, branches and messages stay.
 
-    --all: every session that runs. Example: claudedo stop backend frontend
+    --all: every session that runs.
+
+    Example: claudedo stop backend frontend
     """
     client = options.worker()
     tasks = _chosen(client, targets, workspace, everything, live=True)
@@ -208,7 +210,7 @@ def restart(
 def rm(
     targets: Annotated[
         list[str],
-        typer.Argument(metavar="T...", help="Tasks: name, workspace/name or beginning of an id."),
+        typer.Argument(metavar="T", help="Tasks: name, workspace/name or beginning of an id."),
     ],
     force: Annotated[
         bool, typer.Option("--force", help="Also remove work that exists nowhere else.")

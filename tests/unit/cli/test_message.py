@@ -100,14 +100,36 @@ def test_waiting_ends_when_the_rung_is_reached(run: Run, worker: FakeWorker) -> 
     answer = run("send", "backend", "x", "--wait", "delivered")
 
     assert answer.exit_code == 0
-    assert answer.stdout == "delivered to backend by hook after 1.2 s\n"
+    assert answer.stdout == "delivered to backend after 1.2 s (by hook)\n"
+
+
+@pytest.mark.parametrize(
+    ("state", "command"), [("stopped", "restart"), ("failed", "restart"), (None, "start")]
+)
+def test_a_message_to_what_does_not_run_is_kept_and_the_way_to_run_it_named(
+    run: Run, worker: FakeWorker, state: str | None, command: str
+) -> None:
+    worker.add(task("backend", state))
+
+    answer = run("send", "backend", "x")
+
+    assert answer.exit_code == 0
+    assert answer.stdout.startswith("stored for backend")
+    assert f"claudedo {command} backend" in answer.stderr
+
+
+def test_nothing_is_said_of_a_session_that_runs(run: Run, worker: FakeWorker) -> None:
+    assert run("send", "backend", "x").stderr == ""
 
 
 @pytest.mark.parametrize(
     ("reached", "sentence"),
     [
-        ({"offered_at": LATER}, "offered to backend by hook after 1.2 s"),
-        ({"offered_at": LATER, "delivered_at": LATER, "read_at": LATER}, "read by backend by hook"),
+        ({"offered_at": LATER}, "offered to backend after 1.2 s (by hook)"),
+        (
+            {"offered_at": LATER, "delivered_at": LATER, "read_at": LATER},
+            "read by backend after 1.2 s (by",
+        ),
         (
             {"offered_at": LATER, "delivered_at": LATER, "read_at": LATER, "answered_at": LATER},
             "answered by backend after 1.2 s",
