@@ -41,7 +41,7 @@ demo: $(RUNTIME) $(NEWEST_CLAUDE) ## See two linked sessions work together, no a
 
 .PHONY: test
 test: $(DEV) $(CLAUDES) ## Run the tests against the real Claude CLI, old and new, and a real browser
-	@$(pytest) -n $(JOBS) -m 'not chaos' --durations=15 $(ARGS)
+	@$(pytest) -n $(JOBS) --dist worksteal -m 'not chaos' --durations=15 $(ARGS)
 
 .PHONY: chaos
 chaos: $(DEV) $(CLAUDES) ## Kill processes at random points and see that no message is lost or doubled
