@@ -118,7 +118,7 @@ class Priority(StrEnum):
 
     NORMAL = "normal"  #: at the next boundary, in order
     HIGH = "high"  #: at the next boundary, first in line
-    HALT = "halt"  #: stops what runs, then opens the next turn; only a person may send it
+    HALT = "halt"  #: nothing new starts, then it opens the next turn; only from a person
 
 
 class Rung(StrEnum):

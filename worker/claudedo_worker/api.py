@@ -252,7 +252,9 @@ class Api:
         task = await self._task(request)
         live = self.context.supervisor.of_task(task.id)
         if live is None:
-            raise ConflictError(f"{task.name} has no running session; start it first.")
+            raise ConflictError(
+                f"{task.name} has no running session; `claudedo restart {task.name}` starts it."
+            )
         return JSONResponse({"socket": live.session.holder_socket})
 
     async def task_log(self, request: Request) -> Response:

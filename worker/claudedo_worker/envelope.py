@@ -11,6 +11,13 @@ from collections.abc import Sequence
 
 from claudedo.model import USER, Message, Priority
 
+_LETTER = re.compile(
+    r"\[begin (?P<id>a_[0-9A-Z]{26}): message \S+ from "
+    r"(?:your user|the peer session '(?P<peer>[^']*)' \(not your user\))[^\]\n]*\]\n"
+    r"(?P<body>.*?)\n\[end (?P=id)\]",
+    re.DOTALL,
+)
+
 HOOK_LIMIT = 8_000
 """UTF-16 units of one hook answer. Above 10,000 the CLI puts the text into a file (6.3)."""
 
@@ -56,6 +63,16 @@ def go_on(attempt_id: str, message_ids: Sequence[str]) -> str:
         f"[claudedo {attempt_id}] Not answered yet in this conversation: "
         f"{', '.join(message_ids)}. Go on with that."
     )
+
+
+def opened(text: str) -> list[tuple[str, str]]:
+    """What a text of ours gives: (sender, body) of each message; empty for a reminder.
+
+    The sender is "user" or the peer's name. Raises `ValueError` for a text that is not ours.
+    """
+    if not ATTEMPT.search(text):
+        raise ValueError("not a text of claudedo")
+    return [(found["peer"] or USER, found["body"]) for found in _LETTER.finditer(text)]
 
 
 def fitting(messages: Sequence[Message], limit: int = HOOK_LIMIT) -> list[Message]:

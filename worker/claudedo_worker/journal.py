@@ -7,13 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from claudedo_worker import envelope
+
 LONGEST = 2_000  # characters of one tool result that are shown
 PAGE = 1 << 20  # bytes of the transcript that are read at a time
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing that happened. `role` is "user", "assistant", "tool" or "error"."""
+    """One thing that happened.
+
+    `role` is "user", "assistant", "tool" (a call), "result", "error", or "message" for what
+    claudedo brought; such a text begins with its sender.
+    """
 
     role: str
     text: str
@@ -50,28 +56,37 @@ def _entries(line: bytes) -> list[Entry]:
     content = (data.get("message") or {}).get("content")
     blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
     role = "error" if data.get("isApiErrorMessage") else data["type"]
-    return [entry for block in blocks if (entry := _block(role, block))]
+    return [entry for block in blocks for entry in _block(role, block)]
 
 
 def _attachment(attachment: dict[str, Any]) -> list[Entry]:
     if attachment.get("type") == "hook_additional_context":
-        return [Entry("user", str(text)) for text in attachment.get("content") or []]
+        return [entry for text in attachment.get("content") or [] for entry in _said(str(text))]
     if attachment.get("type") == "queued_command":
-        return [Entry("user", str(attachment.get("prompt")))]
+        return _said(str(attachment.get("prompt")))
     return []
 
 
-def _block(role: str, block: Any) -> Entry | None:
+def _said(text: str) -> list[Entry]:
+    """What came in as a user's text; ours is shown as the messages it gives, without reminders."""
+    try:
+        return [Entry("message", f"from {who}: {body}") for who, body in envelope.opened(text)]
+    except ValueError:
+        return [Entry("user", text.strip())] if text.strip() else []
+
+
+def _block(role: str, block: Any) -> list[Entry]:
     if not isinstance(block, dict):
-        return None
-    if block.get("type") == "text" and block.get("text", "").strip():
-        return Entry(role, block["text"].strip())
+        return []
+    if block.get("type") == "text":
+        text = str(block.get("text", "")).strip()
+        return _said(text) if role == "user" else [Entry(role, text)] if text else []
     if block.get("type") == "tool_use":
         given = json.dumps(block.get("input"), ensure_ascii=False)
-        return Entry("tool", f"{block.get('name')} {given}"[:LONGEST])
+        return [Entry("tool", f"{block.get('name')} {given}"[:LONGEST])]
     if block.get("type") == "tool_result":
         content = block.get("content")
         parts = content if isinstance(content, list) else [{"text": content}]
         text = "\n".join(str(part.get("text", "")) for part in parts if isinstance(part, dict))
-        return Entry("error" if block.get("is_error") else "tool", text[:LONGEST])
-    return None
+        return [Entry("error" if block.get("is_error") else "result", text[:LONGEST])]
+    return []

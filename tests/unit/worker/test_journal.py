@@ -6,8 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from claudedo_worker import journal
+from claudedo.model import Workspace, new_id, now
+from claudedo_worker import envelope, journal
 from claudedo_worker.journal import Entry
+from tests.support.records import a_message, a_task
+
+TASK = a_task(Workspace(id=new_id("w"), name="shop", root="/shop", created_at=now()))
 
 
 def line(kind: str, content: Any, **more: Any) -> str:
@@ -34,6 +38,30 @@ def test_what_was_said_called_and_failed_is_told_in_order(tmp_path: Path) -> Non
         Entry("error", "API Error"),
     ]
     assert journal.read(path, after) == ([], after)
+
+
+def test_a_letter_is_shown_as_its_messages_and_a_reminder_not_at_all(tmp_path: Path) -> None:
+    peer = a_message(TASK, sender="task:t_2", sender_name="frontend", body="Which\nfields?")
+    attempt = new_id("a")
+    letter = envelope.letter(attempt, [a_message(TASK, body="Add it."), peer])
+    reminder = envelope.reminder(attempt, 2)
+    pushed = f'<channel source="claudedo" chat_id="t">\n{letter}\n</channel>'
+    context = {"type": "hook_additional_context", "content": [letter]}
+    path = tmp_path / "t.jsonl"
+    path.write_text(
+        line("user", pushed)
+        + line("user", reminder)
+        + json.dumps({"type": "attachment", "attachment": context})
+        + "\n"
+    )
+
+    entries, _ = journal.read(path, 0)
+
+    both = [
+        Entry("message", "from user: Add it."),
+        Entry("message", "from frontend: Which\nfields?"),
+    ]
+    assert entries == [*both, *both]
 
 
 def test_a_long_transcript_is_read_in_pages_of_whole_lines(tmp_path: Path) -> None:
