@@ -156,6 +156,9 @@ TOOLS = (
     ),
 )
 
+# Their result is a list. MCP wants an object as structured content, so there it has a name.
+_LISTS = {"list_peers": "peers"}
+
 _FIELDS = {tool.name: set(tool.input_schema["properties"]) for tool in TOOLS}
 
 
@@ -247,7 +250,8 @@ async def call(
         if unknown := set(given) - _FIELDS[name]:
             known = ", ".join(sorted(_FIELDS[name])) or "none"
             raise UsageError(f"Unknown argument {min(unknown)!r}; {name} takes: {known}.")
-        return _result(await _HANDLERS[name](caller, given, tool_use_id))
+        data = await _HANDLERS[name](caller, given, tool_use_id)
+        return _result(data, said=data[_LISTS[name]] if name in _LISTS else data)
     except ClaudedoError as error:
         return _refusal(error)
     except Exception:
@@ -269,16 +273,15 @@ def message_json(message: Message) -> dict[str, Any]:
     }
 
 
-def _result(data: dict[str, Any], *, is_error: bool = False) -> types.CallToolResult:
-    text = json.dumps(data, ensure_ascii=False)
-    if is_error:
-        text = f"{data['code']}: {data['message']}"
-    content = types.TextContent(type="text", text=text)
-    return types.CallToolResult(content=[content], structured_content=data, is_error=is_error)
+def _result(data: dict[str, Any], *, said: Any) -> types.CallToolResult:
+    content = types.TextContent(type="text", text=json.dumps(said, ensure_ascii=False))
+    return types.CallToolResult(content=[content], structured_content=data)
 
 
 def _refusal(error: ClaudedoError) -> types.CallToolResult:
-    return _result({"code": error.code, "message": str(error)}, is_error=True)
+    content = types.TextContent(type="text", text=f"{error.code}: {error}")
+    data = {"code": error.code, "message": str(error)}
+    return types.CallToolResult(content=[content], structured_content=data, is_error=True)
 
 
 def _text(given: Mapping[str, Any], name: str) -> str | None:

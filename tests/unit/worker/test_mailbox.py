@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -244,6 +245,8 @@ async def test_results_have_the_keys_of_the_contract_and_fit_their_schema(world:
     assert content["inbox_status"] == {"pending": 1}
     assert content["send_to_task"].keys() == {"id", "task_id", "receipts"}
     [peer] = content["list_peers"]["peers"]
+    said = (await mcp_server.call(world.caller, "list_peers", {}, None)).content[0]
+    assert json.loads(getattr(said, "text", "")) == [peer]
     assert peer == {
         "task_id": world.frontend.id,
         "name": "frontend",
