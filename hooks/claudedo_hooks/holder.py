@@ -28,10 +28,13 @@ import struct
 import sys
 import termios
 import time
-from collections.abc import Callable
 from functools import partial
-from types import FrameType
-from typing import Any
+
+TYPE_CHECKING = False  # the real one costs the import of `typing`, 1 MB in every session
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+    from typing import Any
 
 PROTOCOL = 1
 HEADER = struct.Struct(">cI")

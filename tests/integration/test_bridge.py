@@ -877,7 +877,10 @@ def test_the_end_of_standard_input_ends_a_bridge_without_a_worker(stage: Stage) 
 
 
 def test_an_interrupt_ends_the_bridge_without_a_traceback(stage: Stage) -> None:
+    # A shell starts what runs in the background with interrupts ignored, and children inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     bridge = stage.bridge()
+    signal.signal(signal.SIGINT, before)
     bridge.initialize()
 
     bridge.process.send_signal(signal.SIGINT)

@@ -187,6 +187,22 @@ def test_what_is_wrong_is_a_problem_with_a_code_and_nothing_changes(
 # News
 
 
+@pytest.mark.parametrize(("route", "status"), [("/api/links", b"200"), ("/api/peers", b"400")])
+def test_a_request_is_answered_when_its_body_comes_after_its_head(
+    scene: Scene, route: str, status: bytes
+) -> None:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(10)
+        client.connect(str(scene.worker.settings.worker_socket))
+        head = f"POST {route} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n\r\n"
+        client.sendall(head.encode())
+        time.sleep(0.3)  # long enough for an answer that does not wait for the body
+        client.sendall(b"{}")
+        answer = client.recv(4096)
+
+    assert answer.startswith(b"HTTP/1.1 " + status)
+
+
 def test_a_long_poll_is_answered_by_the_next_event_and_after_replays(scene: Scene) -> None:
     start = scene.last_event()
     assert scene.worker.ask("GET", f"/api/events?after={start}").json == {
