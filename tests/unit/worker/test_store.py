@@ -22,6 +22,7 @@ from claudedo.model import (
     TaskStatus,
     Transport,
     Workspace,
+    now,
 )
 from claudedo_worker.database import Database
 from claudedo_worker.store import Announce, Store
@@ -436,6 +437,18 @@ async def test_a_reply_of_somebody_else_is_no_answer(world: World) -> None:
     await world.message("not me", reply_to=message.id)
 
     assert (await world.again(message)).receipts.answered_at is None
+
+
+async def test_messages_of_one_millisecond_come_in_the_order_they_were_stored(world: World) -> None:
+    at = now()
+    stored = []
+    for number in range(20):
+        message = a_message(world.backend, body=str(number), created_at=at)
+        await world.store.add_message(message, f"k{number}")
+        stored.append(message.id)
+
+    assert [m.id for m in await world.store.deliverable(world.backend.id)] == stored
+    assert [m.id for m in await world.store.thread(world.backend.id)] == stored
 
 
 async def test_a_session_is_answered_only_by_what_is_sent_to_it(world: World) -> None:

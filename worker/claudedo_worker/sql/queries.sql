@@ -1,4 +1,5 @@
--- Every statement that the store runs, by name. A line "-- name: purpose" opens each.
+-- Every statement that the store runs, by name. A line "-- name: purpose" opens each. What came about
+-- within one millisecond is in the order in which it was stored (rowid), not of its random ids.
 
 -- get_meta: One value of the database's own notes
 SELECT value FROM meta WHERE key = :key;
@@ -41,7 +42,7 @@ SELECT id FROM tasks WHERE workspace_id = :workspace_id AND name = :name;
 -- tasks: All tasks, oldest first within their workspace
 SELECT tasks.*, workspaces.name AS workspace
   FROM tasks JOIN workspaces ON workspaces.id = tasks.workspace_id
- ORDER BY workspaces.name, tasks.created_at, tasks.id;
+ ORDER BY workspaces.name, tasks.created_at, tasks.rowid;
 
 -- insert_link: Make two tasks peers
 INSERT OR IGNORE INTO links (a, b) VALUES (min(:one, :other), max(:one, :other));
@@ -83,12 +84,12 @@ SELECT credential FROM sessions WHERE id = :id;
 UPDATE sessions SET credential = :credential WHERE id = :id;
 
 -- latest_session: The newest session of a task
-SELECT * FROM sessions WHERE task_id = :task_id ORDER BY started_at DESC, id DESC LIMIT 1;
+SELECT * FROM sessions WHERE task_id = :task_id ORDER BY started_at DESC, rowid DESC LIMIT 1;
 
 -- latest_sessions: The newest session of every task
 SELECT * FROM sessions AS one
  WHERE id = (SELECT id FROM sessions AS other WHERE other.task_id = one.task_id
-              ORDER BY started_at DESC, id DESC LIMIT 1);
+              ORDER BY started_at DESC, rowid DESC LIMIT 1);
 
 -- live_sessions: Sessions that have, or should have, a process
 SELECT * FROM sessions WHERE state IN ('starting', 'idle', 'busy', 'waiting');
@@ -111,7 +112,7 @@ SELECT task_messages.*, tasks.name AS recipient
 SELECT task_messages.*, tasks.name AS recipient
   FROM task_messages JOIN tasks ON tasks.id = task_messages.task_id
  WHERE task_messages.task_id = :task_id OR sender = 'task:' || :task_id
- ORDER BY task_messages.created_at, task_messages.id;
+ ORDER BY task_messages.created_at, task_messages.rowid;
 
 -- pending: How many messages of a task are not delivered yet
 SELECT count(*) AS pending FROM task_messages WHERE task_id = :task_id AND delivered_at IS NULL;
@@ -128,13 +129,13 @@ SELECT task_messages.*, tasks.name AS recipient
    AND NOT EXISTS (SELECT 1 FROM attempt_messages JOIN attempts ON attempts.id = attempt_id
                     WHERE message_id = task_messages.id AND outcome = 'open' AND reminder = 0)
  ORDER BY CASE priority WHEN 'halt' THEN 0 WHEN 'high' THEN 1 ELSE 2 END,
-          task_messages.created_at, task_messages.id;
+          task_messages.created_at, task_messages.rowid;
 
 -- halting: Halt messages of a task that the model has not answered with in context
 SELECT task_messages.*, tasks.name AS recipient
   FROM task_messages JOIN tasks ON tasks.id = task_messages.task_id
  WHERE task_messages.task_id = :task_id AND priority = 'halt' AND read_at IS NULL
- ORDER BY task_messages.created_at;
+ ORDER BY task_messages.created_at, task_messages.rowid;
 
 -- mark_offered: A transport took a message, or a reminder of it
 UPDATE task_messages SET offered_at = coalesce(offered_at, :at),
@@ -182,7 +183,7 @@ SELECT message_id FROM attempt_messages WHERE attempt_id = :attempt_id ORDER BY 
 
 -- open_attempts: Attempts of a conversation whose outcome is not known
 SELECT * FROM attempts WHERE conversation = :conversation AND outcome = 'open'
- ORDER BY created_at, id;
+ ORDER BY created_at, rowid;
 
 -- noticed: Undelivered messages of a task that a channel showed as an untrusted notice
 SELECT DISTINCT message_id FROM attempt_messages
@@ -196,7 +197,7 @@ SELECT DISTINCT attempts.* FROM attempts
   JOIN task_messages ON task_messages.id = message_id
  WHERE conversation = :conversation AND outcome = 'confirmed' AND reminder = 0 AND read_at IS NULL
    AND forgotten = 0
- ORDER BY attempts.created_at;
+ ORDER BY attempts.created_at, attempts.rowid;
 
 -- insert_event: A fact, stored with what it tells of
 INSERT INTO events (type, workspace_id, task_id, payload, at)
