@@ -1,0 +1,55 @@
+"""What every handler works with: the services below, and who asks for what."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from claudedo.model import Task
+from claudedo_worker.access import KEY, Access, Door, Kind
+from claudedo_worker.bus import Bus
+from claudedo_worker.mailbox import Mailbox
+from claudedo_worker.store import Store
+from claudedo_worker.supervisor import Supervisor
+from claudedo_worker.tasks import Tasks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What the handlers work with."""
+
+    store: Store
+    bus: Bus
+    tasks: Tasks
+    mailbox: Mailbox
+    supervisor: Supervisor
+    version: str
+    stop: Callable[[], None]
+    url: str = ""
+    door: Door | None = None
+
+    @property
+    def gate(self) -> Door:
+        """Where page credentials are made."""
+        assert self.door is not None
+        return self.door
+
+
+Handler = Callable[[Context, Request], Awaitable[Response]]
+
+
+async def task_of(context: Context, request: Request) -> Task:
+    """The task that the route names by id. Raises `NotFoundError`."""
+    return await context.store.task(request.path_params["task"])
+
+
+async def sender_of(context: Context, request: Request) -> Task | None:
+    """The task whose session asks; None if it is the person."""
+    access: Access = request.scope[KEY]
+    if access.kind is not Kind.SESSION:
+        return None
+    session = await context.store.session(str(access.session_id))
+    return await context.store.task(session.task_id)

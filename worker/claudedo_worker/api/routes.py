@@ -1,0 +1,129 @@
+"""One table says which routes there are and who may ask; here a request meets its handler."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from claudedo import protocol
+from claudedo.errors import (
+    ClaudedoError,
+    ForbiddenError,
+    UnauthorizedError,
+    UsageError,
+    VersionError,
+)
+from claudedo_worker.access import KEY, Access, Kind
+from claudedo_worker.api import messages, service, tasks
+from claudedo_worker.api.context import Context, Handler
+from claudedo_worker.api.problems import http_problem, problem_response, unexpected
+
+BODY_LIMIT = 4 * 1024 * 1024
+
+PEOPLE = frozenset({Kind.PERSON, Kind.PAGE})
+OURS = PEOPLE | {Kind.SESSION}
+ANYBODY = OURS | {Kind.NOBODY}
+TERMINAL = frozenset({Kind.PERSON})
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One route: what it is, who may ask."""
+
+    method: str
+    path: str
+    handler: Handler
+    who: frozenset[Kind]
+
+
+ROUTES = (
+    Rule("GET", "/healthz", service.health, ANYBODY),
+    Rule("GET", "/readyz", service.health, ANYBODY),
+    Rule("GET", "/", service.page, ANYBODY),
+    Rule("GET", "/static/{path:path}", service.static, ANYBODY),
+    Rule("GET", "/open/{token}", service.open_page, ANYBODY),
+    Rule("GET", "/api/worker", service.worker, OURS),
+    Rule("GET", "/api/worker/check", service.check, PEOPLE),
+    Rule("POST", "/api/worker/stop", service.stop_worker, TERMINAL),
+    Rule("POST", "/api/links", service.new_link, TERMINAL),
+    Rule("GET", "/api/workspaces", tasks.workspaces, OURS),
+    Rule("GET", "/api/resolve", tasks.resolve, OURS),
+    Rule("GET", "/api/tasks", tasks.list_tasks, OURS),
+    Rule("GET", "/api/tasks/{task}", tasks.show_task, OURS),
+    Rule("POST", "/api/start", tasks.start, TERMINAL),
+    Rule("POST", "/api/tasks/{task}/stop", tasks.stop_task, PEOPLE),
+    Rule("POST", "/api/tasks/{task}/restart", tasks.restart_task, TERMINAL),
+    Rule("DELETE", "/api/tasks/{task}", tasks.remove_task, PEOPLE),
+    Rule("POST", "/api/peers", tasks.link, PEOPLE),
+    Rule("DELETE", "/api/peers", tasks.unlink, PEOPLE),
+    Rule("GET", "/api/tasks/{task}/terminal", tasks.terminal, TERMINAL),
+    Rule("GET", "/api/tasks/{task}/log", tasks.task_log, PEOPLE),
+    Rule("POST", "/api/tasks/{task}/messages", messages.send_message, OURS),
+    Rule("GET", "/api/tasks/{task}/messages", messages.thread, PEOPLE),
+    Rule("GET", "/api/messages/{message}", messages.message, OURS),
+    Rule("GET", "/api/events", messages.events, PEOPLE),
+)
+"""Every route and who may ask. A route that is not here does not exist."""
+
+
+def build(context: Context) -> Starlette:
+    """The application without its door."""
+    routes = [
+        Route(rule.path, _guarded(context, rule), methods=[rule.method], name=rule.handler.__name__)
+        for rule in ROUTES
+    ]
+    return Starlette(
+        routes=routes,
+        exception_handlers={
+            ClaudedoError: problem_response,  # type: ignore[dict-item]  # called with its own class
+            HTTPException: http_problem,  # type: ignore[dict-item]  # the same
+            Exception: unexpected,
+        },
+    )
+
+
+def _guarded(context: Context, rule: Rule) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        # To the end, whoever asks and whatever for: a client whose body is still on its way when
+        # the answer closes the connection would see a broken pipe instead of the answer.
+        request.state.body = await _body(request)
+        access: Access = request.scope[KEY]
+        if access.kind not in rule.who:
+            raise _denial(access)
+        spoken = request.headers.get(protocol.PROTOCOL_HEADER)
+        versioned = rule.path.startswith("/api/") and rule.handler is not service.stop_worker
+        if versioned and spoken and spoken != str(protocol.PROTOCOL_VERSION):
+            raise VersionError(
+                f"The running worker is claudedo {context.version} (protocol "
+                f"{protocol.PROTOCOL_VERSION}), this command speaks protocol {spoken}. Run "
+                "`claudedo worker stop`; the sessions go on, and the next command starts a new one."
+            )
+        return await rule.handler(context, request)
+
+    return endpoint
+
+
+def _denial(access: Access) -> ClaudedoError:
+    if access.kind is Kind.NOBODY:
+        return UnauthorizedError("No valid credential: `claudedo open` opens the page anew.")
+    if access.kind is Kind.SESSION:
+        return ForbiddenError("This is a person's decision; a session cannot take it.")
+    return ForbiddenError("This can only be done from a terminal.")
+
+
+async def _body(request: Request) -> bytes:
+    data = bytearray()
+    try:
+        async for chunk in request.stream():
+            data += chunk
+            if len(data) > BODY_LIMIT:
+                raise UsageError(f"The request is larger than {BODY_LIMIT // 2**20} MiB.")
+    except ClientDisconnect as error:
+        raise UsageError("The request broke off.") from error
+    return bytes(data)
