@@ -192,6 +192,23 @@ class WorkerClient:
         """`{"lines", "next", "ended"}`: the conversation after line `after`."""
         return self._object("GET", _task_path(task, "log"), query={"after": after}, again=True)
 
+    # Asks
+
+    def asks(self, workspace: str | None = None) -> list[Json]:
+        """The list of `asks --json`, oldest first."""
+        return self._list("GET", "/api/asks", query={"workspace": workspace})
+
+    def ask(self, ask: str) -> Json:
+        """One ask, open or closed; `said` is the session's last sentence."""
+        return self._object("GET", _ask_path(ask), again=True)
+
+    def decide(self, ask: str, decision: Json) -> Json:
+        """Decide an ask (docs/architecture.md, `POST /api/asks/{ask}/decision`); returns it.
+
+        Raises `ConflictError` when it was decided before, or went away.
+        """
+        return self._object("POST", _ask_path(ask, "decision"), decision)
+
     # Messages
 
     def send(self, task: str, body: str, *, priority: str, reply_to: str | None, key: str) -> Json:
@@ -429,6 +446,10 @@ def _error(problem: Json, status: int) -> ClaudedoError:
 
 def _task_path(task: str, verb: str = "") -> str:
     return f"/api/tasks/{quote(task, safe='')}" + (f"/{verb}" if verb else "")
+
+
+def _ask_path(ask: str, verb: str = "") -> str:
+    return f"/api/asks/{quote(ask, safe='')}" + (f"/{verb}" if verb else "")
 
 
 def _locked(descriptor: int) -> bool:

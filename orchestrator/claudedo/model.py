@@ -1,4 +1,4 @@
-"""The nouns of claudedo: workspace, task, session, message, receipt, attempt, event.
+"""The nouns of claudedo: workspace, task, session, ask, message, receipt, attempt, event.
 
 Records are frozen; a change makes a new one. Statuses are defined once, with the legal moves
 beside them. Standard library only; knows nothing about storage, HTTP or processes.
@@ -10,6 +10,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -150,6 +151,32 @@ class Outcome(StrEnum):
     NOTICE = "notice"  #: in the context, but framed as untrusted; its messages are given again
 
 
+class AskKind(StrEnum):
+    """What is asked of a person."""
+
+    TASK = "task"  #: a human-assigned task
+    PERMISSION = "permission"  #: may this tool call be made
+    QUESTION = "question"  #: the model asks with choices
+    PLAN = "plan"  #: may this plan be carried out
+
+
+class AskOutcome(StrEnum):
+    """What became of an ask."""
+
+    ALLOWED = "allowed"
+    DENIED = "denied"
+    ANSWERED = "answered"
+    GONE = "gone"  #: nobody decided: the turn was interrupted, or the session ended
+
+
+class DecidedBy(StrEnum):
+    """Where an ask was decided."""
+
+    USER = "user"  #: through claudedo: the command line, the page
+    TERMINAL = "terminal"  #: in the dialog of the session itself
+    SESSION = "session"  #: nobody decided; the session went on or ended without an answer
+
+
 @dataclass(frozen=True, kw_only=True)
 class Receipts:
     """When a message reached each rung; None where it has not."""
@@ -185,6 +212,21 @@ class Launch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a task file says about the surroundings of a task's session.
+
+    `setup` and `teardown` are shell commands, run in the worktree after it is made and before it
+    is removed. `copy` and `links` name paths of the main checkout that the worktree gets, too.
+    """
+
+    setup: str | None = None
+    teardown: str | None = None
+    copy: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """What is wanted. An agent's task has at most one live session at a time."""
 
@@ -203,6 +245,43 @@ class Task:
     made_branch: bool  # likewise; one that was there before outlives the task
     launch: Launch
     created_at: str
+    recipe: Recipe = Recipe()
+    port: int | None = None  # the first of ten; None until a session was launched
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """What a session's conversation used so far, as its transcript tells it."""
+
+    requests: int = 0
+    input_tokens: int = 0  # not from the cache
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_creation_tokens: int = 0
+    context_tokens: int = 0  # in the model's context at the newest answer
+    model: str | None = None
+    cost_usd: float | None = None  # None: the CLI did not tell
+
+
+class FailureKind(StrEnum):
+    """Why the last turn of a session ended without an answer of the model."""
+
+    RATE_LIMIT = "rate_limit"
+    OVERLOADED = "overloaded"  #: or any other fault of the server
+    AUTHENTICATION = "authentication"
+    BILLING = "billing"
+    REQUEST = "request"  #: the request itself was refused
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A turn that ended on an error of the API, and what will be done about it."""
+
+    kind: FailureKind
+    text: str  # what the CLI said
+    at: str
+    continues_at: str | None = None  # None: not by itself
+    tries: int = 0  # how often it was continued since the model last answered
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,6 +304,30 @@ class Session:
     ended_at: str | None = None
     reason: str | None = None  # why it ended, in words
     crashes: int = 0
+    usage: Usage | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """What only a person can decide. A session's ask belongs to one held call of its hook."""
+
+    id: str
+    task_id: str
+    session_id: str | None
+    kind: AskKind
+    title: str  # one line
+    body: str  # everything the person needs to see: the command, the diff, the plan, the choices
+    tool: str | None
+    input: Mapping[str, Any]  # the tool's whole input
+    suggestions: tuple[Mapping[str, Any], ...]  # permission updates that the CLI suggested (13.3)
+    agent: str | None  # the subagent that asks
+    call: str | None
+    opened_at: str
+    closed_at: str | None = None
+    outcome: AskOutcome | None = None
+    decided_by: DecidedBy | None = None
+    decision: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from claudedo.model import Event, Message, Receipts, Session, Task
+from claudedo.model import Ask, Event, Message, Receipts, Session, Task
 
 PROTOCOL_VERSION = 1
 """Raised when a command and a worker of different releases could misunderstand each other."""
@@ -64,11 +64,13 @@ def session_json(session: Session | None) -> dict[str, Any] | None:
         "pid": session.pid,
         "session_id": session.conversation,
         "reason": session.reason,
+        "usage": asdict(session.usage) if session.usage else None,
+        "failure": asdict(session.failure) if session.failure else None,
     }
 
 
 def task_json(
-    task: Task, session: Session | None, *, pending: int, peers: list[str]
+    task: Task, session: Session | None, *, pending: int, asks: int, peers: list[str]
 ) -> dict[str, Any]:
     """One element of `ls --json`."""
     return {
@@ -78,12 +80,34 @@ def task_json(
         "status": task.status,
         "assignee": task.assignee,
         "pending": pending,
-        "asks": 0,
+        "asks": asks,
         "peers": peers,
         "worktree": task.worktree,
         "branch": task.branch,
         "supervised": True,
         "session": session_json(session),
+    }
+
+
+def ask_json(ask: Ask, task: Task) -> dict[str, Any]:
+    """One element of `asks --json`."""
+    return {
+        "id": ask.id,
+        "kind": ask.kind,
+        "task": ask.task_id,
+        "task_name": task.name,
+        "workspace": task.workspace,
+        "title": ask.title,
+        "body": ask.body,
+        "tool": ask.tool,
+        "input": ask.input,
+        "suggestions": list(ask.suggestions),
+        "agent": ask.agent,
+        "opened_at": ask.opened_at,
+        "closed_at": ask.closed_at,
+        "outcome": ask.outcome,
+        "decided_by": ask.decided_by,
+        "reason": (ask.decision or {}).get("reason"),
     }
 
 

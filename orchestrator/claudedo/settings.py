@@ -34,6 +34,8 @@ class Settings:
     channels: bool = True  # push into idle sessions through the channel where it is available
     continue_after_crash: int = 3  # how often a crashed session is resumed by itself
     worktree_dir: str | None = None  # default: beside the repository
+    notify: str | None = None  # a shell command that runs on asks and failures
+    continue_after_limit: bool = True  # go on by itself when a rate limit or overload is over
 
     @property
     def database(self) -> Path:
@@ -129,6 +131,8 @@ _KEYS: dict[str, type] = {
     "channels": bool,
     "continue_after_crash": int,
     "worktree_dir": str,
+    "notify": str,
+    "continue_after_limit": bool,
 }
 
 

@@ -17,19 +17,27 @@ from typing import Any
 
 from claudedo.errors import ConflictError, NotFoundError
 from claudedo.model import (
+    Ask,
+    AskKind,
+    AskOutcome,
     Assignee,
     Attempt,
+    DecidedBy,
     Event,
+    Failure,
+    FailureKind,
     Launch,
     Message,
     Outcome,
     Priority,
     Receipts,
+    Recipe,
     Session,
     SessionState,
     Task,
     TaskStatus,
     Transport,
+    Usage,
     Workspace,
     new_id,
     now,
@@ -167,7 +175,8 @@ class Store:
             latest = await self.latest_session(task.id)
             if latest and latest.state.live:
                 raise ConflictError(f"{task.name} has a running session already ({latest.state}).")
-            await self._db.run("insert_session", {**asdict(session), "credential": credential})
+            values = {**_session_values(session), "credential": credential}
+            await self._db.run("insert_session", values)
             event = await self._event(
                 "session.updated", task.workspace_id, task.id, _state(session)
             )
@@ -188,7 +197,7 @@ class Store:
             if changes.get("state", kept.state) != kept.state:
                 changes["since"] = now()
             changed = replace(kept, **changes)
-            await self._db.run("update_session", asdict(changed))
+            await self._db.run("update_session", _session_values(changed))
             event = await self._event(
                 "session.updated", task.workspace_id, task.id, _state(changed)
             )
@@ -223,6 +232,75 @@ class Store:
     async def live_sessions(self) -> list[Session]:
         """The sessions that have, or should have, a process."""
         return [_session(row) for row in await self._db.all("live_sessions")]
+
+    # Asks
+
+    async def add_ask(self, ask: Ask) -> Ask:
+        """Store an ask, or give back the one that its held call has already."""
+        async with self._db.transaction():
+            task = await self.task(ask.task_id)
+            if ask.call and (known := await self._ask_of_call(ask)):
+                return known
+            await self._db.run("insert_ask", _ask_values(ask))
+            events = [await self._ask_event("ask.opened", task, ask)]
+        self._tell(events)
+        return ask
+
+    async def _ask_of_call(self, ask: Ask) -> Ask | None:
+        row = await self._db.one("ask_of_call", session_id=ask.session_id, call=ask.call)
+        return _ask(row) if row else None
+
+    async def close_ask(
+        self,
+        ask_id: str,
+        outcome: AskOutcome,
+        decided_by: DecidedBy,
+        decision: Mapping[str, Any] | None = None,
+    ) -> tuple[Ask, bool]:
+        """Close an ask. Returns it as it is now, and False if it was closed before."""
+        async with self._db.transaction():
+            values = {"outcome": outcome, "decided_by": decided_by, "at": now()}
+            encoded = None if decision is None else json.dumps(decision)
+            first = await self._db.run("close_ask", {"id": ask_id, "decision": encoded, **values})
+            ask = await self.ask(ask_id)
+            task = await self.task(ask.task_id)
+            events = [await self._ask_event("ask.closed", task, ask)] if first else []
+        self._tell(events)
+        return ask, bool(first)
+
+    async def correct_ask(self, ask_id: str, outcome: AskOutcome, decided_by: DecidedBy) -> Ask:
+        """The session shows that a closed ask was decided otherwise, a moment before."""
+        async with self._db.transaction():
+            values = {"id": ask_id, "outcome": outcome, "decided_by": decided_by}
+            await self._db.run("correct_ask", values)
+            ask = await self.ask(ask_id)
+            event = await self._ask_event("ask.closed", await self.task(ask.task_id), ask)
+        self._tell([event])
+        return ask
+
+    async def ask(self, ask_id: str) -> Ask:
+        """One ask, open or closed. Raises `NotFoundError`."""
+        if row := await self._db.one("ask", id=ask_id):
+            return _ask(row)
+        raise NotFoundError(f"There is no ask {ask_id!r}.")
+
+    async def open_asks(self) -> list[Ask]:
+        """What waits for a person, oldest first."""
+        return [_ask(row) for row in await self._db.all("open_asks")]
+
+    async def asks_by_task(self) -> dict[str, int]:
+        """How many asks are open, for every task that has any."""
+        return {row["task_id"]: row["asks"] for row in await self._db.all("asks_by_task")}
+
+    async def _ask_event(self, kind: str, task: Task, ask: Ask) -> Event:
+        payload = {
+            "ask_id": ask.id,
+            "kind": ask.kind,
+            "title": ask.title,
+            "outcome": ask.outcome,
+            "decided_by": ask.decided_by,
+        }
+        return await self._event(kind, task.workspace_id, task.id, payload)
 
     # Messages
 
@@ -461,13 +539,14 @@ def _state(session: Session) -> dict[str, Any]:
 
 def _task_values(task: Task) -> dict[str, Any]:
     values = asdict(task)
-    values["launch"] = json.dumps(values["launch"])
+    for column in ("launch", "recipe"):
+        values[column] = json.dumps(values[column])
     return values
 
 
 def _task(row: Row) -> Task:
     values = dict(row)
-    launch = json.loads(values.pop("launch"))
+    launch, recipe = (json.loads(values.pop(column)) for column in ("launch", "recipe"))
     return Task(
         **{
             **values,
@@ -475,20 +554,64 @@ def _task(row: Row) -> Task:
             "assignee": Assignee(values["assignee"]),
             "made_worktree": bool(values["made_worktree"]),
             "made_branch": bool(values["made_branch"]),
-            "launch": Launch(**{**launch, "claude_args": tuple(launch.get("claude_args", ()))}),
+            "launch": Launch(**_tuples(launch)),
+            "recipe": Recipe(**_tuples(recipe)),
         }
     )
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON knows no tuples."""
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+
+
+def _session_values(session: Session) -> dict[str, Any]:
+    values = asdict(session)
+    for column in ("usage", "failure"):
+        values[column] = json.dumps(values[column]) if values[column] else None
+    return values
 
 
 def _session(row: Row) -> Session:
     values = dict(row)
     values.pop("credential")
     channel = values["channel"]
+    usage, failure = (json.loads(values.pop(column) or "null") for column in ("usage", "failure"))
     return Session(
         **{
             **values,
             "state": SessionState(values["state"]),
             "channel": None if channel is None else bool(channel),
+            "usage": Usage(**usage) if usage else None,
+            "failure": _failure(failure) if failure else None,
+        }
+    )
+
+
+def _failure(values: Mapping[str, Any]) -> Failure:
+    return Failure(**{**values, "kind": FailureKind(values["kind"])})
+
+
+_ASK_JSON = ("input", "suggestions", "decision")
+
+
+def _ask_values(ask: Ask) -> dict[str, Any]:
+    values = {key: getattr(ask, key) for key in Ask.__dataclass_fields__}
+    return values | {key: json.dumps(values[key]) for key in ("input", "suggestions")}
+
+
+def _ask(row: Row) -> Ask:
+    values = dict(row)
+    decoded = {key: json.loads(values.pop(key) or "null") for key in _ASK_JSON}
+    outcome, decided_by = values.pop("outcome"), values.pop("decided_by")
+    return Ask(
+        **{
+            **values,
+            **decoded,
+            "suggestions": tuple(decoded["suggestions"]),
+            "kind": AskKind(values["kind"]),
+            "outcome": AskOutcome(outcome) if outcome else None,
+            "decided_by": DecidedBy(decided_by) if decided_by else None,
         }
     )
 

@@ -59,6 +59,7 @@ async def list_tasks(context: Context, request: Request) -> Response:
     tasks = {task.id: task for task in await context.store.tasks()}
     sessions = await context.store.latest_sessions()
     pending = await context.store.pending_by_task()
+    asks = await context.store.asks_by_task()
     peers: dict[str, list[str]] = {task_id: [] for task_id in tasks}
     for one, other in await context.store.links():
         if one in tasks and other in tasks:  # not one that came or went meanwhile
@@ -69,6 +70,7 @@ async def list_tasks(context: Context, request: Request) -> Response:
             task,
             sessions.get(task.id),
             pending=pending.get(task.id, 0),
+            asks=asks.get(task.id, 0),
             peers=sorted(peers[task.id]),
         )
         for task in tasks.values()
@@ -154,7 +156,8 @@ async def _show(context: Context, task: Task) -> dict[str, Any]:
     session = await context.store.latest_session(task.id)
     peers = [peer.name for peer in await context.store.peers(task.id)]
     pending = await context.store.pending(task.id)
-    data = protocol.task_json(task, session, pending=pending, peers=peers)
+    asks = (await context.store.asks_by_task()).get(task.id, 0)
+    data = protocol.task_json(task, session, pending=pending, asks=asks, peers=peers)
     data |= {"body": task.body, "repo": task.repo, "base": task.base}
     state = await checkout.look(task.worktree, task.base)
     data["work"] = asdict(state) if state else None

@@ -19,14 +19,14 @@ SELECT * FROM workspaces ORDER BY name;
 
 -- insert_task: A new task
 INSERT INTO tasks (id, workspace_id, name, body, status, assignee, repo, worktree, branch, base,
-                   made_worktree, made_branch, launch, created_at)
+                   made_worktree, made_branch, launch, created_at, recipe, port)
 VALUES (:id, :workspace_id, :name, :body, :status, :assignee, :repo, :worktree, :branch, :base,
-        :made_worktree, :made_branch, :launch, :created_at);
+        :made_worktree, :made_branch, :launch, :created_at, :recipe, :port);
 
 -- update_task: Replace what can change of a task
 UPDATE tasks SET body = :body, status = :status, repo = :repo, worktree = :worktree,
        branch = :branch, base = :base, made_worktree = :made_worktree,
-       made_branch = :made_branch, launch = :launch
+       made_branch = :made_branch, launch = :launch, recipe = :recipe, port = :port
  WHERE id = :id;
 
 -- delete_task: Remove a task with its sessions, messages and links
@@ -62,16 +62,16 @@ SELECT tasks.*, workspaces.name AS workspace
 -- insert_session: A session that is about to be launched
 INSERT INTO sessions (id, task_id, conversation, state, waiting_for, since, pid, holder_socket,
                       transcript, config_dir, cli_version, channel, credential, started_at,
-                      ended_at, reason, crashes)
+                      ended_at, reason, crashes, usage, failure)
 VALUES (:id, :task_id, :conversation, :state, :waiting_for, :since, :pid, :holder_socket,
         :transcript, :config_dir, :cli_version, :channel, :credential, :started_at,
-        :ended_at, :reason, :crashes);
+        :ended_at, :reason, :crashes, :usage, :failure);
 
 -- update_session: Replace what can change of a session
 UPDATE sessions SET conversation = :conversation, state = :state, waiting_for = :waiting_for,
        since = :since, pid = :pid, holder_socket = :holder_socket, transcript = :transcript,
        cli_version = :cli_version, channel = :channel, ended_at = :ended_at, reason = :reason,
-       crashes = :crashes
+       crashes = :crashes, usage = :usage, failure = :failure
  WHERE id = :id;
 
 -- session: One session
@@ -93,6 +93,31 @@ SELECT * FROM sessions AS one
 
 -- live_sessions: Sessions that have, or should have, a process
 SELECT * FROM sessions WHERE state IN ('starting', 'idle', 'busy', 'waiting');
+
+-- insert_ask: Something only a person can decide
+INSERT INTO asks (id, task_id, session_id, kind, title, body, tool, input, suggestions, agent, call,
+                  opened_at)
+VALUES (:id, :task_id, :session_id, :kind, :title, :body, :tool, :input, :suggestions, :agent, :call,
+        :opened_at);
+
+-- close_ask: It is decided, or gone; the first to say so wins
+UPDATE asks SET closed_at = :at, outcome = :outcome, decided_by = :decided_by, decision = :decision
+ WHERE id = :id AND closed_at IS NULL;
+
+-- correct_ask: The session shows that it was decided elsewhere a moment before
+UPDATE asks SET outcome = :outcome, decided_by = :decided_by WHERE id = :id;
+
+-- ask: One ask
+SELECT * FROM asks WHERE id = :id;
+
+-- ask_of_call: The ask of a held call of a session's bridge
+SELECT * FROM asks WHERE session_id = :session_id AND call = :call;
+
+-- open_asks: What waits for a person, oldest first
+SELECT * FROM asks WHERE closed_at IS NULL ORDER BY opened_at, rowid;
+
+-- asks_by_task: How many asks are open, for every task that has any
+SELECT task_id, count(*) AS asks FROM asks WHERE closed_at IS NULL GROUP BY task_id;
 
 -- insert_message: Store a message; the sender must not have used this key before
 INSERT INTO task_messages (id, task_id, sender, sender_name, body, priority, reply_to, key, created_at)

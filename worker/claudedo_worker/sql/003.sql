@@ -1,0 +1,33 @@
+-- Asks; what a task's own files say about its worktree; ports; what a session costs and what stopped it.
+
+CREATE TABLE asks (
+    id         TEXT PRIMARY KEY,
+    task_id    TEXT NOT NULL REFERENCES tasks (id) ON DELETE CASCADE,
+    session_id TEXT REFERENCES sessions (id) ON DELETE CASCADE,
+    kind       TEXT NOT NULL,
+    title      TEXT NOT NULL,
+    body       TEXT NOT NULL,
+    tool       TEXT,
+    input      TEXT NOT NULL DEFAULT '{}',
+    suggestions TEXT NOT NULL DEFAULT '[]',
+    agent      TEXT,
+    -- which held call of which bridge it is, so that one sent again by the bridge is known again
+    call       TEXT,
+    opened_at  TEXT NOT NULL,
+    closed_at  TEXT,
+    outcome    TEXT,
+    decided_by TEXT,
+    -- what was decided here, stored before it is handed to the session
+    decision   TEXT,
+    UNIQUE (session_id, call)
+) STRICT;
+
+CREATE INDEX open_asks ON asks (task_id) WHERE closed_at IS NULL;
+
+ALTER TABLE tasks ADD COLUMN recipe TEXT NOT NULL DEFAULT '{}';
+-- the first of ten ports that no other task is given
+ALTER TABLE tasks ADD COLUMN port INTEGER;
+CREATE UNIQUE INDEX one_port ON tasks (port) WHERE port IS NOT NULL;
+
+ALTER TABLE sessions ADD COLUMN usage TEXT;
+ALTER TABLE sessions ADD COLUMN failure TEXT;
