@@ -220,6 +220,10 @@ class WorkerClient:
         """The list of `thread --json`."""
         return self._list("GET", _task_path(task, "messages"))
 
+    def search(self, words: list[str]) -> list[Json]:
+        """Messages that hold all of `words`, newest first, as `thread --json` lists them."""
+        return self._list("GET", "/api/messages", query={"words": " ".join(words)})
+
     def message(self, message: str, rung: str, wait: float) -> Json:
         """`send --json`, as soon as `rung` is reached or `wait` seconds are over."""
         path = f"/api/messages/{quote(message, safe='')}"

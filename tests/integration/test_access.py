@@ -171,6 +171,7 @@ ROUTES: dict[tuple[str, str], tuple[int, int, int, int, int]] = {
     ("GET", "/api/tasks/{task}/log"): (200, 200, 403, 401, 401),
     ("POST", "/api/tasks/{task}/messages"): (400, 400, 400, 401, 401),
     ("GET", "/api/tasks/{task}/messages"): (200, 200, 403, 401, 401),
+    ("GET", "/api/messages"): (400, 400, 403, 401, 401),
     ("GET", "/api/messages/{message}"): (200, 200, 200, 401, 401),
     ("GET", "/api/events"): (200, 200, 403, 401, 401),
 }

@@ -6,6 +6,8 @@ from typing import Any
 
 from claudedo.model import (
     USER,
+    Ask,
+    AskKind,
     Assignee,
     Attempt,
     Launch,
@@ -95,3 +97,22 @@ def an_attempt(session: Session, *messages: Message, **changes: Any) -> Attempt:
         "created_at": now(),
     }
     return Attempt(**{**values, **changes})
+
+
+def an_ask(session: Session, **changes: Any) -> Ask:
+    """A permission prompt of a session."""
+    values: dict[str, Any] = {
+        "id": new_id("k"),
+        "task_id": session.task_id,
+        "session_id": session.id,
+        "kind": AskKind.PERMISSION,
+        "title": "Bash: make",
+        "body": "make",
+        "tool": "Bash",
+        "input": {"command": "make"},
+        "suggestions": (),
+        "agent": None,
+        "call": "4711:1",
+        "opened_at": now(),
+    }
+    return Ask(**{**values, **changes})

@@ -123,6 +123,7 @@ class Store:
         """Forget a task, with its sessions, messages and links."""
         async with self._db.transaction():
             await self._db.run("delete_task", {"id": task.id})
+            await self._db.run("forget_words", {})
             event = await self._event(
                 "task.removed", task.workspace_id, task.id, {"name": task.name}
             )
@@ -353,6 +354,12 @@ class Store:
     async def thread(self, task_id: str) -> list[Message]:
         """What was said to a task and by it, oldest first."""
         return [_message(row) for row in await self._db.all("thread", task_id=task_id)]
+
+    async def search(self, words: Sequence[str], limit: int) -> list[Message]:
+        """Messages of all tasks that hold each of `words`, or a longer word, newest first."""
+        quoted = ['"' + word.replace('"', '""') + '"*' for word in words]
+        rows = await self._db.all("search", expression=" ".join(quoted), limit=limit)
+        return [_message(row) for row in rows]
 
     async def pending(self, task_id: str) -> int:
         """How many messages of a task are not delivered yet."""

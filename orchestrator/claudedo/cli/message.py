@@ -1,4 +1,4 @@
-"""Saying something and seeing how far it came: send, thread."""
+"""Saying something, seeing how far it came, finding it again: send, thread, search."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _POLL_SECONDS = 20.0
 def send(
     target: options.Target,
     text: Annotated[
-        str | None, typer.Argument(metavar="TEXT", help="What to say.", show_default=False)
+        list[str] | None, typer.Argument(metavar="TEXT", help="What to say.", show_default=False)
     ] = None,
     message_file: Annotated[
         str | None, typer.Option(metavar="F", help="Read it here; - is standard input.")
@@ -57,7 +57,7 @@ def send(
 
     Example: claudedo send backend "The API changed" --wait read
     """
-    body = _body(text, message_file)
+    body = _body(" ".join(text) if text else None, message_file)
     client = options.worker()
     task = options.find(client, target, workspace)
     sent = _store(client, task["id"], body, priority, reply_to)
@@ -165,6 +165,31 @@ def thread(
         render.note('Nothing was said yet: claudedo send T "..."')
     else:
         for message in messages:
+            _print(message, _Mark.NEW)
+
+
+@app.command(rich_help_panel="Messages")
+def search(
+    words: Annotated[list[str], typer.Argument(metavar="WORDS", help="All of them must occur.")],
+    json_output: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Find messages of all tasks by their words, newest first.
+
+    A word also finds longer words that begin with it; case and accents do not matter.
+
+    Example: claudedo search cursor pagination
+    """
+    found = options.worker().search(words)
+    if json_output:
+        render.as_json(found)
+    elif quiet:
+        for message in found:
+            render.show(message["id"])
+    elif not found:
+        render.note("No message holds all of these words.")
+    else:
+        for message in reversed(found):  # the newest one last, where the eye is
             _print(message, _Mark.NEW)
 
 

@@ -136,6 +136,8 @@ class FakeWorker:
                 return 200, {}
             case ("GET", "api", "events"):
                 return 200, self._events(int(query["after"]), float(query["wait"]))
+            case ("GET", "api", "messages"):
+                return 200, self._found(query["words"].split())
             case ("GET", "api", "messages", identity):
                 return 200, self._sent(identity, receipts(**self.reaches))
             case (_, "api", "tasks", identity, *verb):
@@ -152,6 +154,10 @@ class FakeWorker:
             "protocol": 1,
             "sessions": len(self.tasks),
         }
+
+    def _found(self, words: list[str]) -> list[Json]:
+        said = [message for thread in self.threads.values() for message in thread]
+        return [one for one in reversed(said) if all(word in one["body"] for word in words)]
 
     def _resolve(self, query: dict[str, str]) -> tuple[int, Any]:
         found = [

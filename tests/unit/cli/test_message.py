@@ -38,6 +38,31 @@ def test_a_message_is_stored_and_says_so(run: Run, worker: FakeWorker) -> None:
     assert stored(worker) == ["The API changed"]
 
 
+def test_words_without_quotes_are_one_message(run: Run, worker: FakeWorker) -> None:
+    run("send", "backend", "The", "API", "changed")
+
+    assert stored(worker) == ["The API changed"]
+
+
+def test_search_prints_what_holds_all_words_the_newest_last(run: Run, worker: FakeWorker) -> None:
+    texts = ("cursor one", "nothing", "cursor two")
+    worker.say("t_BACKEND", *(message(f"m_{n}", text) for n, text in enumerate(texts)))
+
+    found = run("search", "cursor")
+    listed = run("search", "cursor", "two", "--json")
+
+    assert found.stdout.index("cursor one") < found.stdout.index("cursor two")
+    assert "nothing" not in found.stdout
+    assert [one["id"] for one in json.loads(listed.stdout)] == ["m_2"]
+
+
+def test_search_for_nothing_there_says_so_and_prints_an_empty_list(
+    run: Run, worker: FakeWorker
+) -> None:
+    assert "No message" in run("search", "absent").stderr
+    assert json.loads(run("search", "absent", "--json").stdout) == []
+
+
 def test_priority_and_reply_reach_the_worker(run: Run, worker: FakeWorker) -> None:
     run("send", "backend", "Stop", "--priority", "halt", "--reply-to", "m_1")
 

@@ -12,7 +12,11 @@ import pytest
 
 from claudedo.errors import ConflictError, NotFoundError, UsageError
 from claudedo.model import (
+    AskOutcome,
+    DecidedBy,
     Event,
+    Failure,
+    FailureKind,
     Message,
     Outcome,
     Priority,
@@ -21,12 +25,14 @@ from claudedo.model import (
     Task,
     TaskStatus,
     Transport,
+    Usage,
     Workspace,
+    new_id,
     now,
 )
 from claudedo_worker.database import Database
 from claudedo_worker.store import Announce, Store
-from tests.support.records import a_message, a_session, a_task, an_attempt
+from tests.support.records import a_message, a_session, a_task, an_ask, an_attempt
 
 pytestmark = pytest.mark.anyio
 
@@ -237,6 +243,45 @@ async def test_an_ended_session_makes_room_for_the_next(world: World) -> None:
     assert await world.store.live_sessions() == [following]
 
 
+async def test_an_ask_comes_back_as_it_was_stored_and_its_call_has_one(world: World) -> None:
+    suggestion = {"type": "addRules", "rules": [{"toolName": "Bash", "ruleContent": "make"}]}
+    ask = an_ask(world.session, suggestions=(suggestion,), agent="a1")
+
+    assert await world.store.add_ask(ask) == ask
+    assert await world.store.add_ask(an_ask(world.session)) == ask
+    assert await world.store.open_asks() == [ask]
+    assert await world.store.asks_by_task() == {world.session.task_id: 1}
+    assert [event.type for event in world.told].count("ask.opened") == 1
+
+
+async def test_the_first_to_close_an_ask_wins(world: World) -> None:
+    ask = await world.store.add_ask(an_ask(world.session))
+
+    closings = [
+        world.store.close_ask(ask.id, AskOutcome.ALLOWED, DecidedBy.USER, {"decision": "allow"}),
+        world.store.close_ask(ask.id, AskOutcome.DENIED, DecidedBy.TERMINAL),
+    ]
+    closed = await asyncio.gather(*closings)
+
+    (winner,) = [one for one, first in closed if first]
+    assert await world.store.ask(ask.id) == winner
+    assert winner.closed_at is not None
+    assert await world.store.open_asks() == []
+    assert [event.type for event in world.told].count("ask.closed") == 1
+    corrected = await world.store.correct_ask(ask.id, AskOutcome.GONE, DecidedBy.SESSION)
+    assert (corrected.outcome, corrected.closed_at) == (AskOutcome.GONE, winner.closed_at)
+
+
+async def test_what_a_session_used_and_what_stopped_it_come_back(world: World) -> None:
+    usage = Usage(requests=2, input_tokens=10, model="claude", cost_usd=0.5)
+    failure = Failure(kind=FailureKind.RATE_LIMIT, text="429", at=now(), tries=1)
+
+    await world.store.change_session(world.session, usage=usage, failure=failure)
+
+    stored = await world.store.session(world.session.id)
+    assert (stored.usage, stored.failure) == (usage, failure)
+
+
 # Messages
 
 
@@ -306,6 +351,34 @@ async def test_a_thread_holds_what_a_task_got_and_said_oldest_first(world: World
 
     thread = await world.store.thread(world.backend.id)
     assert [(m.id, m.recipient) for m in thread] == [(got.id, "backend"), (said.id, "frontend")]
+
+
+async def test_messages_are_found_by_all_of_their_words_newest_first(world: World) -> None:
+    for body in ("Use cursor pagination", "Paginación with Cursors", "cursor only", 'a "b* OR c'):
+        await world.store.add_message(a_message(world.backend, body), new_id("k"))
+
+    async def found(*words: str) -> list[str]:
+        return [message.body for message in await world.store.search(words, 10)]
+
+    assert await found("CURSOR", "pagin") == ["Paginación with Cursors", "Use cursor pagination"]
+    assert await found("paginacion") == ["Paginación with Cursors"]
+    assert await found("cursor") == [
+        "cursor only",
+        "Paginación with Cursors",
+        "Use cursor pagination",
+    ]
+    assert await found('"b*', "OR") == ['a "b* OR c']
+    assert await found("nothing", "cursor") == []
+    assert len(await world.store.search(["cursor"], 2)) == 2
+
+
+async def test_the_words_of_a_removed_task_are_found_no_more(world: World) -> None:
+    await world.store.add_message(a_message(world.backend, "soon gone"), "k1")
+    await world.store.add_message(a_message(world.frontend, "gone never"), "k2")
+
+    await world.store.remove_task(world.backend)
+
+    assert [m.body for m in await world.store.search(["gone"], 10)] == ["gone never"]
 
 
 async def test_deliverable_is_halt_first_then_high_then_by_age(world: World) -> None:

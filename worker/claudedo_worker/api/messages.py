@@ -11,7 +11,10 @@ from claudedo import protocol
 from claudedo.errors import UsageError
 from claudedo.model import Rung
 from claudedo_worker.api.context import Context, sender_of, task_of
-from claudedo_worker.api.decode import body_of, number, optional, priority, text, wait_seconds
+from claudedo_worker.api.decode import body_of, line, number, optional, priority, text, wait_seconds
+
+FOUND = 1000
+"""So many messages one search returns at most."""
 
 
 async def send_message(context: Context, request: Request) -> Response:
@@ -36,6 +39,15 @@ async def thread(context: Context, request: Request) -> Response:
     task = await task_of(context, request)
     messages = await context.store.thread(task.id)
     return JSONResponse([protocol.message_json(message) for message in messages])
+
+
+async def search(context: Context, request: Request) -> Response:
+    """Messages that hold all of the words."""
+    words = line(request.query_params, "words").split()
+    if not words:
+        raise UsageError("Name at least one word to look for.")
+    found = await context.store.search(words, min(number(request, "limit") or FOUND, FOUND))
+    return JSONResponse([protocol.message_json(message) for message in found])
 
 
 async def message(context: Context, request: Request) -> Response:

@@ -66,6 +66,7 @@ ROUTES = (
     Rule("GET", "/api/tasks/{task}/log", tasks.task_log, PEOPLE),
     Rule("POST", "/api/tasks/{task}/messages", messages.send_message, OURS),
     Rule("GET", "/api/tasks/{task}/messages", messages.thread, PEOPLE),
+    Rule("GET", "/api/messages", messages.search, PEOPLE),
     Rule("GET", "/api/messages/{message}", messages.message, OURS),
     Rule("GET", "/api/events", messages.events, PEOPLE),
 )

@@ -31,3 +31,13 @@ CREATE UNIQUE INDEX one_port ON tasks (port) WHERE port IS NOT NULL;
 
 ALTER TABLE sessions ADD COLUMN usage TEXT;
 ALTER TABLE sessions ADD COLUMN failure TEXT;
+
+-- What was said, by its words. What was said never changes; words of messages that
+-- are gone are removed with their task.
+CREATE VIRTUAL TABLE message_words USING fts5 (body, message_id UNINDEXED, tokenize = 'unicode61');
+
+INSERT INTO message_words (body, message_id) SELECT body, id FROM task_messages;
+
+CREATE TRIGGER message_said AFTER INSERT ON task_messages BEGIN
+    INSERT INTO message_words (body, message_id) VALUES (new.body, new.id);
+END;

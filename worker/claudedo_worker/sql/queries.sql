@@ -32,6 +32,9 @@ UPDATE tasks SET body = :body, status = :status, repo = :repo, worktree = :workt
 -- delete_task: Remove a task with its sessions, messages and links
 DELETE FROM tasks WHERE id = :id;
 
+-- forget_words: The words of messages that are gone
+DELETE FROM message_words WHERE message_id NOT IN (SELECT id FROM task_messages);
+
 -- task: One task with its workspace's name
 SELECT tasks.*, workspaces.name AS workspace
   FROM tasks JOIN workspaces ON workspaces.id = tasks.workspace_id WHERE tasks.id = :id;
@@ -138,6 +141,13 @@ SELECT task_messages.*, tasks.name AS recipient
   FROM task_messages JOIN tasks ON tasks.id = task_messages.task_id
  WHERE task_messages.task_id = :task_id OR sender = 'task:' || :task_id
  ORDER BY task_messages.created_at, task_messages.rowid;
+
+-- search: Messages whose bodies hold all words of an FTS5 expression, newest first
+SELECT task_messages.*, tasks.name AS recipient
+  FROM message_words JOIN task_messages ON task_messages.id = message_id
+  JOIN tasks ON tasks.id = task_messages.task_id
+ WHERE message_words MATCH :expression
+ ORDER BY task_messages.created_at DESC, task_messages.rowid DESC LIMIT :limit;
 
 -- pending: How many messages of a task are not delivered yet
 SELECT count(*) AS pending FROM task_messages WHERE task_id = :task_id AND delivered_at IS NULL;
