@@ -49,6 +49,8 @@ class Sight:
 
     @property
     def sentence(self) -> str:
+        if self.state == "starting":
+            return f"{self.name}: {self.waiting_for or self.state}"
         return f"{self.name}: {self.state}" + (f", {self.waiting_for}" if self.waiting_for else "")
 
 

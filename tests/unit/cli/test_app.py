@@ -71,7 +71,7 @@ def test_the_version_is_printed(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
         (["bogus"], "No such command 'bogus'"),
         (["ls", "--bogus"], "No such option: --bogus"),
         (["send"], "Missing argument"),
-        (["send", "a", "b", "c"], "unexpected extra argument"),
+        (["thread", "a", "b"], "unexpected extra argument"),
         (["send", "a", "b", "--wait", "seen"], "--wait"),
         (["send", "a", "b", "--timeout", "soon"], "--timeout"),
         (["worker"], "Missing command"),

@@ -168,9 +168,9 @@ def test_it_returns_when_every_session_is_past_its_start_up(run: Run, worker: Fa
 
     assert answer.exit_code == 0
     assert answer.stderr.splitlines() == [
-        "a: starting, making the worktree",
-        "b: starting, starting claude",
-        "a: starting, starting claude",
+        "a: making the worktree",
+        "b: starting claude",
+        "a: starting claude",
         "b: busy",
         "a: idle",
     ]
