@@ -11,6 +11,7 @@ import hashlib
 import importlib.resources
 import json
 import os
+import re
 import secrets
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ from claudedo_worker.processes import SESSION_VARIABLE
 SERVER = "claudedo"
 HOOK_TOOL = "hook"
 WAITER_SECONDS = 86_400  # the longest time-out seen to work (15.3); a typed line covers the rest
+ASK_SECONDS = 30 * 86_400  # a held question outlives a holiday; without it ten minutes (13.7)
 ALLOWED = ("check_inbox", "inbox_status", "send_to_task", "send_to_peer", "list_peers")
 
 # What a Claude session leaves in the environment of its children (10.3). One of them would keep
@@ -57,6 +59,7 @@ _REFUSED = (
 )
 _MERGED = ("--settings", "--mcp-config", "--append-system-prompt", "--append-system-prompt-file")
 _BYPASSING = "--dangerously-skip-permissions"
+_OURS = re.compile(r"\$(?:(CLAUDEDO_[A-Z_]+)|\{(CLAUDEDO_[A-Z_]+)\})")
 
 BYPASS = "bypassPermissions"
 NEVER_BY_OMISSION = (BYPASS, "auto")
@@ -232,17 +235,34 @@ def environment(
     env.pop("CLAUDEDO_TOKEN", None)
     if env.get("TERM", "dumb") == "dumb":
         env["TERM"] = "xterm-256color"
-    return env | {
+    return {
+        **env,
+        **variables(task, peers),
         "DISABLE_AUTOUPDATER": "1",
         # Newer versions would otherwise connect in a way that knows no channel (4.13).
         "MCP_PROTOCOL_NEGOTIATION": "legacy",
         SESSION_VARIABLE: session_id,
+    }
+
+
+def variables(task: Task, peers: Sequence[str]) -> dict[str, str]:
+    """What everything that runs for a task finds in its environment: session, setup, `exec`.
+
+    The variables of the task file, in which `$CLAUDEDO_PORT` and the like are filled in, and ours.
+    """
+    ours = {
         "CLAUDEDO_TASK": task.id,
         "CLAUDEDO_TASK_NAME": task.name,
         "CLAUDEDO_PEERS": ",".join(peers),
         "CLAUDEDO_WORKTREE": task.worktree or "",
         "CLAUDEDO_REPO": task.repo or "",
+        "CLAUDEDO_PORT": str(task.port or ""),
     }
+    return {name: _filled(value, ours) for name, value in task.recipe.env.items()} | ours
+
+
+def _filled(value: str, ours: Mapping[str, str]) -> str:
+    return _OURS.sub(lambda found: ours.get(found[1] or found[2], found[0]), value)
 
 
 def base_python() -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from claudedo.errors import UsageError
-from claudedo.model import Launch, Task, Workspace
+from claudedo.model import Launch, Recipe, Task, Workspace
 from claudedo.settings import Settings
 from claudedo_worker import launch
 from claudedo_worker.dialogs import Kind
@@ -144,6 +145,17 @@ def test_what_another_session_left_in_the_environment_does_not_reach_this_one(
     assert env["CLAUDE_CODE_USE_BEDROCK"] == "1"  # the provider is the shell's choice
     assert env["ANTHROPIC_API_KEY"] == "sk-secret"
     assert env["TERM"] == "xterm-256color"
+
+
+def test_what_a_task_file_sets_reaches_everything_that_runs_for_the_task(tmp_path: Path) -> None:
+    env = {"PORT": "$CLAUDEDO_PORT", "URL": "http://${CLAUDEDO_TASK_NAME}:$PATH/$CLAUDEDO_NONE"}
+    one = replace(task(tmp_path), recipe=Recipe(env=env), port=20_010)
+    assert launch.environment({"PORT": "80"}, one, "s_1", ())["PORT"] == "20010"
+    found = launch.variables(one, ("frontend", "tests"))
+    assert found["URL"] == "http://backend:$PATH/$CLAUDEDO_NONE"
+    assert found["CLAUDEDO_PORT"] == "20010"
+    assert found["CLAUDEDO_PEERS"] == "frontend,tests"
+    assert launch.variables(task(tmp_path), ())["CLAUDEDO_PORT"] == ""
 
 
 def test_the_environment_is_in_no_file_no_argument_and_no_text_of_the_plan(
