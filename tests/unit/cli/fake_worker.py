@@ -74,6 +74,31 @@ def message(identity: str, body: str, **changes: Any) -> Json:
     }
 
 
+def ask(identity: str, command: str, task_name: str = "backend", **changes: Any) -> Json:
+    """One element of `asks --json`: a session asks whether it may run `command`."""
+    return {
+        "id": identity,
+        "kind": "permission",
+        "task": f"t_{task_name.upper()}",
+        "task_name": task_name,
+        "workspace": "shop",
+        "title": f"Bash: {command}",
+        "body": command,
+        "tool": "Bash",
+        "input": {"command": command, "description": "what it does"},
+        "suggestions": [],
+        "agent": None,
+        "same": [],
+        "opened_at": STORED,
+        "closed_at": None,
+        "outcome": None,
+        "decided_by": None,
+        "reason": None,
+        "said": "I will look at it now.",
+        **changes,
+    }
+
+
 @dataclass
 class FakeWorker:
     """What the worker knows, and what it was asked."""
@@ -81,6 +106,7 @@ class FakeWorker:
     socket: Path
     tasks: dict[str, Json] = field(default_factory=dict)
     threads: dict[str, list[Json]] = field(default_factory=dict)
+    asks: dict[str, Json] = field(default_factory=dict)
     logs: dict[str, list[Json]] = field(default_factory=dict)
     failures: dict[str, Json] = field(default_factory=dict)  # "METHOD /path" -> problem
     drops: dict[str, int] = field(default_factory=dict)  # "METHOD /path" -> answers to lose
@@ -96,6 +122,21 @@ class FakeWorker:
 
     def add(self, *tasks: Json) -> None:
         self.tasks.update({one["id"]: one for one in tasks})
+
+    def wait_in(self, *asks: Json) -> None:
+        """Open asks, each in a session of a task that is there."""
+        for one in asks:
+            self.tasks.setdefault(one["task"], task(one["task_name"], "waiting"))
+            self.asks[one["id"]] = one
+
+    def close(self, identity: str, outcome: str = "allowed", by: str = "terminal") -> None:
+        """Close an ask as if it had been decided elsewhere."""
+        closed = {"closed_at": STORED, "outcome": outcome, "decided_by": by}
+        self.asks[identity] = {**self.asks[identity], **closed}
+
+    def decided(self, identity: str) -> list[Json]:
+        """The decisions that were sent for an ask, oldest first."""
+        return self.requests("POST", f"/api/asks/{identity}/decision")
 
     def say(self, task_id: str, *messages: Json) -> None:
         """Put messages into a thread, replacing those with the same id, and announce it."""
@@ -140,6 +181,10 @@ class FakeWorker:
                 return 200, self._found(query["words"].split())
             case ("GET", "api", "messages", identity):
                 return 200, self._sent(identity, receipts(**self.reaches))
+            case ("GET", "api", "asks"):
+                return 200, self._open_asks(query.get("workspace"))
+            case (_, "api", "asks", identity, *verb):
+                return self._ask(identity, verb, body)
             case (_, "api", "tasks", identity, *verb):
                 return self._task(method, identity, verb, query, body)
         return 404, problem_of("not_found", f"no route {method} {path}", 404)
@@ -191,6 +236,23 @@ class FakeWorker:
         with self.news:
             self.news.wait_for(lambda: len(self.events) > after, timeout=min(wait, 5))
             return {"events": self.events[after:], "next": max(after, len(self.events))}
+
+    def _open_asks(self, workspace: str | None) -> list[Json]:
+        return [
+            {key: value for key, value in one.items() if key != "said"}
+            for one in self.asks.values()
+            if one["closed_at"] is None and workspace in (None, one["workspace"])
+        ]
+
+    def _ask(self, identity: str, verb: list[str], body: Any) -> tuple[int, Any]:
+        if identity not in self.asks:
+            return 404, problem_of("not_found", f"There is no ask {identity!r}.", 404)
+        if verb:
+            if self.asks[identity]["closed_at"]:
+                return 409, problem_of("conflict", "It was allowed at its terminal already.", 409)
+            outcome = {"allow": "allowed", "deny": "denied", "answer": "answered"}
+            self.close(identity, outcome[body["decision"]], "user")
+        return 200, self.asks[identity]
 
     def _sent(self, identity: str, reached: Json) -> Json:
         via = "hook" if reached["offered_at"] else None
