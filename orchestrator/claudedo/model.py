@@ -247,6 +247,7 @@ class Task:
     created_at: str
     recipe: Recipe = Recipe()
     port: int | None = None  # the first of ten; None until a session was launched
+    base_branch: str | None = None  # where `base` was found, and where the work is to be merged
 
 
 @dataclass(frozen=True, kw_only=True)

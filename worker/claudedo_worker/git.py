@@ -154,6 +154,17 @@ async def commit(directory: Path, revision: str) -> str | None:
     return answer.line if answer.status == 0 else None
 
 
+async def branch_of(directory: Path, revision: str) -> str | None:
+    """The local branch that `revision` names in the checkout `directory`, None if it names none."""
+    answer = await read(
+        directory,
+        *("rev-parse", "--symbolic-full-name", "--verify", "--quiet", "--end-of-options", revision),
+        accept=(0, 1, 128),
+    )
+    name = answer.line
+    return name.removeprefix("refs/heads/") if name.startswith("refs/heads/") else None
+
+
 async def git_dir(directory: Path, *, common: bool = False) -> Path:
     """The git folder of the checkout `directory`; `common`: the one its worktrees share."""
     option = "--git-common-dir" if common else "--git-dir"
@@ -192,27 +203,39 @@ async def checkouts(directory: Path) -> list[Checkout]:
 
 
 async def read(
-    directory: Path, *arguments: str, accept: tuple[int, ...] = (0,), limit: float = READ_LIMIT
+    directory: Path,
+    *arguments: str,
+    accept: tuple[int, ...] = (0,),
+    limit: float = READ_LIMIT,
+    environ: Mapping[str, str] | None = None,
 ) -> Answer:
     """Run `git ARGUMENTS` in `directory`, taking no lock that it can do without.
 
-    Raises `GitError` for an exit status not in `accept`, `TimedOutError` after `limit` seconds.
+    `environ`: made by `environment` or `of_person`, instead of this process's own. Raises
+    `GitError` for an exit status not in `accept`, `TimedOutError` after `limit` seconds.
     """
-    answer = await _run(directory, arguments, limit, {"GIT_OPTIONAL_LOCKS": "0"})
+    variables = environment(os.environ) if environ is None else environ
+    answer = await _run(directory, arguments, limit, {**variables, "GIT_OPTIONAL_LOCKS": "0"})
     return _checked(answer, directory, arguments, accept)
 
 
-async def write(directory: Path, *arguments: str, limit: float = WRITE_LIMIT) -> Answer:
-    """Run `git ARGUMENTS`, which changes something, in `directory`.
+async def write(
+    directory: Path,
+    *arguments: str,
+    limit: float = WRITE_LIMIT,
+    environ: Mapping[str, str] | None = None,
+) -> Answer:
+    """Run `git ARGUMENTS`, which changes something, in `directory`; `environ` as for `read`.
 
     Waits and tries again, for at most 15 seconds, while another git holds a lock. Raises
     `GitError` if it fails, `TimedOutError` after `limit` seconds (git is ended, and cleans up).
     """
+    variables = environment(os.environ) if environ is None else environ
     loop = asyncio.get_running_loop()
     patience = loop.time() + _LOCK_PATIENCE
     pause = 0.05
     while True:
-        answer = await _run(directory, arguments, limit, {})
+        answer = await _run(directory, arguments, limit, variables)
         if not answer.status or not _LOCKED.search(answer.err) or loop.time() > patience:
             return _checked(answer, directory, arguments, (0,))
         log.info("git waits for a lock", extra={"action": "git_locked", "stderr": answer.err})
@@ -224,6 +247,13 @@ def environment(inherited: Mapping[str, str]) -> dict[str, str]:
     """`inherited` without what ties git to another repository, in English, and never asking."""
     kept = {key: value for key, value in inherited.items() if key not in _REPOSITORY_VARIABLES}
     return kept | {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0"}
+
+
+def of_person(inherited: Mapping[str, str]) -> dict[str, str]:
+    """The same for what runs a person's hooks: their text keeps the encoding of their shell."""
+    kept = {key: value for key, value in environment(inherited).items() if key != "LC_ALL"}
+    locale = {"LC_ALL": inherited["LC_ALL"]} if "LC_ALL" in inherited else {}
+    return kept | locale | {"LANGUAGE": "en"}  # which leaves git speaking English
 
 
 def _checked(
@@ -241,7 +271,7 @@ def _title(arguments: tuple[str, ...]) -> str:
 
 
 async def _run(
-    directory: Path, arguments: tuple[str, ...], limit: float, variables: dict[str, str]
+    directory: Path, arguments: tuple[str, ...], limit: float, variables: Mapping[str, str]
 ) -> Answer:
     async with _stderr() as (stderr, err):
         process = await _spawn(directory, arguments, stderr, variables)
@@ -264,13 +294,13 @@ async def _run(
 
 
 async def _spawn(
-    directory: Path, arguments: tuple[str, ...], stderr: int, variables: dict[str, str]
+    directory: Path, arguments: tuple[str, ...], stderr: int, variables: Mapping[str, str]
 ) -> asyncio.subprocess.Process:
     try:
         return await asyncio.create_subprocess_exec(
             *("git", "-c", "core.quotePath=false", *arguments),
             cwd=directory,
-            env=environment(os.environ) | variables,
+            env=variables,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=stderr,

@@ -242,6 +242,7 @@ class Tasks:
             worktree=str(plan.path if plan else repository.top),
             branch=plan.branch if plan else repository.branch,
             base=plan.base_commit if plan else repository.head,
+            base_branch=await git.branch_of(repository.top, request.base or "HEAD"),
             made_worktree=plan is not None and not plan.reuse,
             made_branch=plan is not None and plan.make_branch,
             launch=Launch(

@@ -93,6 +93,20 @@ async def test_tasks_started_together_are_peers_with_a_worktree_each(desk: Desk)
     ]
 
 
+async def test_a_task_remembers_the_branch_that_its_work_is_to_be_merged_into(desk: Desk) -> None:
+    await git.write(desk.repository, "branch", "release")
+    await git.write(desk.repository, "tag", "v1")
+    bases = {"a": None, "b": "release", "c": "v1", "d": "HEAD~0"}
+    tasks = {name: await desk.start(name, base=base) for name, base in bases.items()}
+    assert {name: task.base_branch for name, task in tasks.items()} == {
+        "a": "main",
+        "b": "release",
+        "c": None,
+        "d": None,
+    }
+    assert (await desk.store.task(tasks["b"].id)).base_branch == "release"
+
+
 @pytest.mark.parametrize(
     "changes",
     [

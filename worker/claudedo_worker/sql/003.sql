@@ -28,6 +28,8 @@ ALTER TABLE tasks ADD COLUMN recipe TEXT NOT NULL DEFAULT '{}';
 -- the first of ten ports that no other task is given
 ALTER TABLE tasks ADD COLUMN port INTEGER;
 CREATE UNIQUE INDEX one_port ON tasks (port) WHERE port IS NOT NULL;
+-- the branch that a task's branch started from, and is to be merged into
+ALTER TABLE tasks ADD COLUMN base_branch TEXT;
 
 ALTER TABLE sessions ADD COLUMN usage TEXT;
 ALTER TABLE sessions ADD COLUMN failure TEXT;

@@ -19,14 +19,15 @@ SELECT * FROM workspaces ORDER BY name;
 
 -- insert_task: A new task
 INSERT INTO tasks (id, workspace_id, name, body, status, assignee, repo, worktree, branch, base,
-                   made_worktree, made_branch, launch, created_at, recipe, port)
+                   made_worktree, made_branch, launch, created_at, recipe, port, base_branch)
 VALUES (:id, :workspace_id, :name, :body, :status, :assignee, :repo, :worktree, :branch, :base,
-        :made_worktree, :made_branch, :launch, :created_at, :recipe, :port);
+        :made_worktree, :made_branch, :launch, :created_at, :recipe, :port, :base_branch);
 
 -- update_task: Replace what can change of a task
 UPDATE tasks SET body = :body, status = :status, repo = :repo, worktree = :worktree,
        branch = :branch, base = :base, made_worktree = :made_worktree,
-       made_branch = :made_branch, launch = :launch, recipe = :recipe, port = :port
+       made_branch = :made_branch, launch = :launch, recipe = :recipe, port = :port,
+       base_branch = :base_branch
  WHERE id = :id;
 
 -- delete_task: Remove a task with its sessions, messages and links
