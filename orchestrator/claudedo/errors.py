@@ -52,6 +52,12 @@ class ConflictError(ClaudedoError):
     code = "conflict"
 
 
+class BusyError(ConflictError):
+    """It is at work, which this would cut short."""
+
+    code = "busy"
+
+
 class TimedOutError(ClaudedoError):
     """It did not happen in time."""
 
@@ -98,6 +104,7 @@ KINDS: dict[str, type[ClaudedoError]] = {
         RefusedError,
         UntrustedError,
         ConflictError,
+        BusyError,
         TimedOutError,
         UnauthorizedError,
         ForbiddenError,

@@ -307,6 +307,7 @@ class Session:
     crashes: int = 0
     usage: Usage | None = None
     failure: Failure | None = None
+    fork_of: str | None = None  # the transcript that it forks while it has none of its own
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,7 +46,8 @@ if "--refuse" in sys.argv:
     sys.exit("error: this cannot work")
 config = pathlib.Path(os.environ["CLAUDE_CONFIG_DIR"])
 given = sys.argv[1:]
-conversation = given[given.index("--resume" if "--resume" in given else "--session-id") + 1]
+own = "--session-id" if "--session-id" in given else "--resume"
+conversation = pathlib.Path(given[given.index(own) + 1]).stem
 (config / "calls").open("a").write(given[0] + "\\n")
 if "--loud" in given:
     for _ in range(500):

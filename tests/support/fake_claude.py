@@ -55,7 +55,7 @@ class Claude:
 
     def __init__(self, given: argparse.Namespace) -> None:
         config = Path(os.environ.get("CLAUDE_CONFIG_DIR") or Path(os.environ["HOME"], ".claude"))
-        self._transcript = Transcript(config, given.resume or given.session_id)
+        self._transcript = Transcript(config, Path(given.resume or given.session_id).stem)
         self._registry = config / "sessions" / f"{os.getpid()}.json"
         self._name = given.name
         self._hooks = json.loads(Path(given.settings).read_bytes())["hooks"]

@@ -30,7 +30,7 @@ from claudedo_worker.processes import SESSION_VARIABLE
 SERVER = "claudedo"
 HOOK_TOOL = "hook"
 WAITER_SECONDS = 86_400  # the longest time-out seen to work (15.3); a typed line covers the rest
-ASK_SECONDS = 30 * 86_400  # a held question outlives a holiday; without it ten minutes (13.7)
+ASK_SECONDS = 14 * 86_400  # an ask is held over a holiday, not for the ten minutes of 13.7
 ALLOWED = ("check_inbox", "inbox_status", "send_to_task", "send_to_peer", "list_peers")
 
 # What a Claude session leaves in the environment of its children (10.3). One of them would keep
@@ -162,8 +162,7 @@ def prepare(
     task: Task,
     session_id: str,
     *,
-    conversation: str,
-    resume: bool,
+    begin: Sequence[str],
     environ: Mapping[str, str],
     peers: Sequence[str],
     claude: str,
@@ -190,8 +189,7 @@ def prepare(
     return Plan(
         argv=(
             claude,
-            "--resume" if resume else "--session-id",
-            conversation,
+            *begin,
             *_flags(settings, task, folder, mode, given.rest),
         ),
         env=env,
@@ -200,14 +198,27 @@ def prepare(
     )
 
 
-def resumed(settings: Settings, task: Task, session: Session, *, resume: bool) -> list[str]:
+def beginning(session: Session) -> tuple[str, ...]:
+    """The arguments that say which conversation it is: one to go on with, to fork, or a new one.
+
+    A transcript is named by its path: by its id older versions find it only from the folder that it
+    was begun in, and from checkouts' roots (33.2). Before its first prompt a conversation has none,
+    and its id is still free (24.4).
+    """
+    new = ("--session-id", session.conversation)
+    if session.transcript:
+        return "--resume", session.transcript
+    return ("--resume", session.fork_of, "--fork-session", *new) if session.fork_of else new
+
+
+def resumed(settings: Settings, task: Task, session: Session) -> list[str]:
     """The arguments to go on in the same holder, with the files that the session began with."""
     cwd = Path(task.worktree or task.repo or ".")
     rest = split_arguments(task.launch.claude_args, cwd).rest
     folder = settings.session_dir(session.id)
     words = _words(folder)
-    how = ["--resume" if resume else "--session-id", session.conversation]
-    return [words["claude"], *how, *_flags(settings, task, folder, words["permission_mode"], rest)]
+    flags = _flags(settings, task, folder, words["permission_mode"], rest)
+    return [words["claude"], *beginning(session), *flags]
 
 
 def grants(settings: Settings, session_id: str) -> frozenset[Kind]:

@@ -9,6 +9,7 @@ import asyncio
 import os
 from collections import defaultdict
 from collections.abc import Iterable
+from pathlib import Path
 
 import psutil
 
@@ -23,6 +24,18 @@ def started_at(pid: int) -> float | None:
         return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
     except psutil.Error:
         return None
+
+
+def start_mark(pid: int) -> str | None:
+    """When the process began, in the kernel's ticks since the boot, as the CLI writes it down.
+
+    Setting the clock does not change it. None if the process is gone, and where there is no /proc.
+    """
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return None
+    return status.rpartition(")")[2].split()[19]
 
 
 def descendants(pid: int) -> list[psutil.Process]:

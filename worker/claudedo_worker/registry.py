@@ -9,18 +9,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from claudedo.model import SessionState
+from claudedo.model import SessionState, stamp
 from claudedo_worker import processes
 
 CLOCK_SLACK = 2.0
 """Seconds by which a process's start time and a file's time may differ for the same moment."""
 
-# `shell`: the turn is over, a background command still runs; input is accepted (16.2).
+_SHELL = "shell"  # the turn is over, a background command still runs; input is accepted (16.2)
 _STATES = {
     "idle": SessionState.IDLE,
-    "shell": SessionState.IDLE,
+    _SHELL: SessionState.IDLE,
     "busy": SessionState.BUSY,
     "waiting": SessionState.WAITING,
 }
@@ -35,6 +37,11 @@ class Entry:
     state: SessionState | None  # None for a few milliseconds after the start
     waiting_for: str | None
     version: str | None
+    name: str | None = None  # given by a person, or made of its folder's name (33.1)
+    cwd: str | None = None
+    since: str | None = None  # when its status became what it is
+    background: bool = False  # a command runs in its background
+    at_terminal: bool = True  # False: started by `-p`, an editor or another program
 
 
 def read(config_dir: Path, pid: int, since: float) -> Entry | None:
@@ -45,20 +52,51 @@ def read(config_dir: Path, pid: int, since: float) -> Entry | None:
     """
     path = config_dir / "sessions" / f"{pid}.json"
     try:
-        if path.stat().st_mtime < since - CLOCK_SLACK:
-            return None
+        written = path.stat().st_mtime
         data = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, PermissionError, ValueError):
         return None
     if not isinstance(data, dict) or not isinstance(data.get("sessionId"), str):
         return None
+    if not _is_about(data, pid, written, since):
+        return None
+    status = data.get("status")
     return Entry(
         pid=pid,
         conversation=data["sessionId"],
-        state=_STATES.get(data.get("status", "")),
+        state=_STATES.get(status) if isinstance(status, str) else None,
         waiting_for=data.get("waitingFor"),
         version=data.get("version"),
+        name=_text(data.get("name")),
+        cwd=_text(data.get("cwd")),
+        since=_moment(data.get("statusUpdatedAt") or data.get("updatedAt")),
+        background=status == _SHELL,
+        at_terminal=data.get("entrypoint", "cli") == "cli",
     )
+
+
+def _is_about(data: dict[str, Any], pid: int, written: float, since: float) -> bool:
+    """True if the file is of the process that has this number now.
+
+    The kernel's own count of a process's start (33.1) stays what it is when
+    the clock is set; times of day, the file's or a process's, do not.
+    """
+    begun = data.get("procStart")
+    now = processes.start_mark(pid) if isinstance(begun, str) and begun.isdigit() else None
+    return written >= since - CLOCK_SLACK if now is None else begun == now
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _moment(milliseconds: Any) -> str | None:
+    if not isinstance(milliseconds, int | float):
+        return None
+    try:
+        return stamp(datetime.fromtimestamp(milliseconds / 1000, UTC))
+    except (OverflowError, OSError, ValueError):
+        return None  # not a time that there is
 
 
 def running(config_dir: Path) -> Iterator[Entry]:
@@ -74,6 +112,19 @@ def config_dir(environ: dict[str, str]) -> Path:
     if chosen := environ.get("CLAUDE_CONFIG_DIR"):
         return Path(chosen)
     return Path(environ.get("HOME") or "~").expanduser() / ".claude"
+
+
+def environment_for(folder: Path, environ: dict[str, str]) -> dict[str, str]:
+    """`environ` with which a `claude` keeps its files in that folder.
+
+    Named only where it has to be: the variable also moves `.claude.json` into the folder (16.1).
+    """
+    if config_dir(environ) == folder:
+        return environ
+    plain = {key: value for key, value in environ.items() if key != "CLAUDE_CONFIG_DIR"}
+    if config_dir(plain) == folder:
+        return plain
+    return plain | {"CLAUDE_CONFIG_DIR": str(folder)}
 
 
 def global_config(environ: dict[str, str]) -> Path:

@@ -16,7 +16,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,6 +64,7 @@ class Order:
     peers: tuple[str, ...] = ()
     grants: frozenset[dialogs.Kind] = frozenset()
     conversation: str | None = None  # go on with this one
+    fork_of: str | None = None  # the transcript that it forks while it has none of its own
     prepare: Callable[[], Coroutine[Any, Any, Task]] | None = None  # makes the worktree
 
 
@@ -133,6 +134,7 @@ class Supervisor:
             cli_version=order.claude.version,
             channel=None if self._settings.channels else False,
             started_at=at,
+            fork_of=order.fork_of,
         )
         session = await self._store.add_session(session, "", task)
         self._begin(session, lambda stop: self._launch(task, session, order, stop))
@@ -226,8 +228,7 @@ class Supervisor:
             self._settings,
             task,
             session.id,
-            conversation=session.conversation,
-            resume=session.transcript is not None,
+            begin=launch.beginning(session),
             environ=order.environ,
             peers=order.peers,
             claude=order.claude.path,
@@ -447,7 +448,8 @@ class Supervisor:
         await asyncio.to_thread(_check_alone, live.session)
         # Without a first prompt there is no transcript yet, and nothing to resume.
         known = locate(Path(live.session.config_dir), live.session.conversation)
-        argv = launch.resumed(self._settings, live.task, live.session, resume=known is not None)
+        begun = replace(live.session, transcript=str(known) if known else None)
+        argv = launch.resumed(self._settings, live.task, begun)
         await live.terminal.respawn(argv, live.task.worktree or live.task.repo or ".", {})
         session = await self._store.change_session(
             live.session,

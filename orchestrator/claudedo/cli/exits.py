@@ -28,6 +28,7 @@ _BY_CODE = {
     "refused": Exit.REFUSED,
     "untrusted": Exit.REFUSED,
     "conflict": Exit.REFUSED,
+    "busy": Exit.REFUSED,
     "unauthorized": Exit.REFUSED,
     "forbidden": Exit.REFUSED,
 }

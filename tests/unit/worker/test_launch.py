@@ -14,7 +14,7 @@ from claudedo.model import Launch, Recipe, Task, Workspace
 from claudedo.settings import Settings
 from claudedo_worker import launch
 from claudedo_worker.dialogs import Kind
-from tests.support.records import a_task
+from tests.support.records import a_session, a_task
 
 ENVIRON = {"HOME": "/nowhere", "PATH": "/bin", "ANTHROPIC_API_KEY": "sk-secret"}
 
@@ -31,8 +31,7 @@ def task(tmp_path: Path, **given: Any) -> Task:
 
 def plan(settings: Settings, task: Task, **changes: Any) -> launch.Plan:
     given: dict[str, Any] = {
-        "conversation": "c",
-        "resume": False,
+        "begin": ("--session-id", "c"),
         "environ": ENVIRON,
         "peers": (),
         "claude": "/bin/claude",
@@ -48,6 +47,18 @@ def test_a_name_that_the_person_gives_is_the_only_one(
 ) -> None:
     argv = plan(settings, task(tmp_path, claude_args=arguments)).argv
     assert [item for item in argv if item.partition("=")[0] in ("-n", "--name")] == [arguments[0]]
+
+
+def test_a_conversation_is_begun_gone_on_with_or_forked(settings: Settings, tmp_path: Path) -> None:
+    new = a_session(task(tmp_path), conversation="c", fork_of=None)
+    fork = replace(new, fork_of="/c/projects/p/o.jsonl")
+    going_on = replace(fork, transcript="/c/projects/p/c.jsonl")
+    assert launch.beginning(new) == ("--session-id", "c")
+    origin = ("--resume", "/c/projects/p/o.jsonl")
+    assert launch.beginning(fork) == (*origin, "--fork-session", "--session-id", "c")
+    assert launch.beginning(going_on) == ("--resume", "/c/projects/p/c.jsonl")
+    argv = plan(settings, task(tmp_path), begin=launch.beginning(fork)).argv
+    assert argv[:6] == ("/bin/claude", *launch.beginning(fork))
 
 
 def test_without_a_name_the_session_is_named_after_its_task(

@@ -20,6 +20,7 @@ STATUS = {
     "refused": 409,
     "untrusted": 409,
     "conflict": 409,
+    "busy": 409,
     "version": 409,
     "timeout": 504,
     "storage": 507,

@@ -33,6 +33,8 @@ ALTER TABLE tasks ADD COLUMN base_branch TEXT;
 
 ALTER TABLE sessions ADD COLUMN usage TEXT;
 ALTER TABLE sessions ADD COLUMN failure TEXT;
+-- the transcript that a fork begins with, until it has one of its own
+ALTER TABLE sessions ADD COLUMN fork_of TEXT;
 
 -- What was said, by its words. What was said never changes; words of messages that
 -- are gone are removed with their task.

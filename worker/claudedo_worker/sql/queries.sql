@@ -66,10 +66,10 @@ SELECT tasks.*, workspaces.name AS workspace
 -- insert_session: A session that is about to be launched
 INSERT INTO sessions (id, task_id, conversation, state, waiting_for, since, pid, holder_socket,
                       transcript, config_dir, cli_version, channel, credential, started_at,
-                      ended_at, reason, crashes, usage, failure)
+                      ended_at, reason, crashes, usage, failure, fork_of)
 VALUES (:id, :task_id, :conversation, :state, :waiting_for, :since, :pid, :holder_socket,
         :transcript, :config_dir, :cli_version, :channel, :credential, :started_at,
-        :ended_at, :reason, :crashes, :usage, :failure);
+        :ended_at, :reason, :crashes, :usage, :failure, :fork_of);
 
 -- update_session: Replace what can change of a session
 UPDATE sessions SET conversation = :conversation, state = :state, waiting_for = :waiting_for,
