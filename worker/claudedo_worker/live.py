@@ -264,7 +264,7 @@ class LiveSession:
             self._listed_at = time.monotonic()
         self.woken.set()
 
-    async def hook(self, event: str, call: dict[str, Any]) -> dict[str, Any]:
+    async def hook(self, event: str, call: dict[str, Any], key: str) -> dict[str, Any]:
         """Answer a hook of the session, in the conversation that it was called in."""
         conversation = call.get("session_id")
         if conversation:
@@ -273,9 +273,17 @@ class LiveSession:
         self.woken.set()
         return output
 
+    async def hook_cancelled(self, key: str) -> None:
+        """The client does not wait for that held hook any more."""
+
+    async def hooks_held(self, keys: frozenset[str]) -> None:
+        """The client waits for these held hooks, and for none besides that came before."""
+
     async def session_started(self, payload: dict[str, Any]) -> dict[str, Any]:
         """The SessionStart hook ran: at start, and after /clear, /resume and a compaction."""
-        if conversation := payload.get("session_id"):
+        conversation = payload.get("session_id")
+        # Of a fork, older versions name the conversation that it was forked from (24.5).
+        if conversation and conversation != _forked(self.session):
             await self.follow(str(conversation), payload.get("transcript_path"))
         self.woken.set()
         return {}
@@ -349,7 +357,8 @@ class LiveSession:
         """
         try:
             typed = (await self.terminal.status()).last_input_at
-            if typed is not None and time.time() - typed < TYPING_PAUSE:
+            # A moment still to come: the clock was set back since.
+            if typed is not None and 0 <= time.time() - typed < TYPING_PAUSE:
                 return False
             if time.monotonic() < self._box_due:
                 return False
@@ -379,6 +388,11 @@ class LiveSession:
 def _same(draft: str | None, line: str) -> bool:
     """True if the input box holds that line, however it is wrapped."""
     return draft is not None and "".join(draft.split()) == "".join(line.split())
+
+
+def _forked(session: Session) -> str | None:
+    """The conversation that a session's own was forked from."""
+    return Path(session.fork_of).stem if session.fork_of else None
 
 
 def _text(path: Path | None) -> str | None:
