@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from claudedo import settings
 from claudedo.cli import (
+    ask,
     demo,
     doctor,
     message,
@@ -25,6 +26,7 @@ from claudedo.cli import (
     start,
     task,
     terminal,
+    triage,
     uninstall,
     worker,
 )
@@ -95,7 +97,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="rich",
 )
-for group in (start, task, terminal, message, page, demo, doctor, uninstall):
+for group in (start, task, terminal, ask, triage, message, page, demo, doctor, uninstall):
     app.add_typer(group.app)
 app.add_typer(worker.app, name="worker", rich_help_panel="Service")
 

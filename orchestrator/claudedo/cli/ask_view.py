@@ -31,6 +31,7 @@ KIND_STYLES = {
 _EDITS = frozenset({"Edit", "MultiEdit", "NotebookEdit", "Write"})
 _DIFF_STYLES = {"+": "green", "-": "red", "@": "cyan"}
 _SAID_LINES = 3
+_EDITING = "edits of files"
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,12 @@ def body(ask: Ask) -> list[Cell]:
     """Everything there is to see of the ask: the command, the diff, the plan, the choices."""
     if asked := questions(ask):
         return [line for question in asked for line in _question(question, len(asked) > 1)]
-    colours = _DIFF_STYLES if ask.get("tool") in _EDITS else {}
+    lines = _lines(ask["body"] or ask["title"])
+    looks = _DIFF_STYLES if ask.get("tool") in _EDITS else {}
+    named = len(looks) and lines[0].startswith("--- ")  # a diff's first two lines name the file
     return [
-        Cell(f"{GUTTER}{text}", colours.get(text[:1], ""))
-        for text in _lines(ask["body"] or ask["title"])
+        Cell(f"{GUTTER}{text}", "dim" if named and number < 2 else looks.get(text[:1], ""))
+        for number, text in enumerate(lines)
     ]
 
 
@@ -101,14 +104,16 @@ def choices(question: Question) -> list[Cell]:
 
 
 def rule(ask: Ask) -> str | None:
-    """What `always` would allow from then on, in words; None if the CLI suggested nothing."""
+    """What `always` would allow from then on, in words; None if there is nothing to allow."""
+    if ask["kind"] == AskKind.PLAN:
+        return _EDITING
     held = [part for suggestion in ask["suggestions"] for part in _held(suggestion)]
     return ", ".join(dict.fromkeys(held)) or None
 
 
 def outcome(ask: Ask) -> str:
-    """How a closed ask ended, in words: `allowed at its terminal`."""
-    where = {"user": "through claudedo", "terminal": "at its terminal"}.get(ask["decided_by"])
+    """How a closed ask ended, in words: `allowed in its terminal`."""
+    where = {"user": "through claudedo", "terminal": "in its terminal"}.get(ask["decided_by"])
     if ask["outcome"] == "gone" or where is None:
         return "gone: the session went on or ended without an answer"
     return f"{ask['outcome']} {where}"
@@ -181,17 +186,17 @@ def _lines(text: str) -> list[str]:
 
 
 def _held(suggestion: Mapping[str, Any]) -> Iterator[str]:
-    """What one suggested permission update (docs/claude-cli.md 13.3) would hold."""
-    match suggestion.get("type"):
-        case "addRules":
+    """What one suggested permission update (docs/claude-cli.md 13.3) would allow.
+
+    Nothing for what the worker leaves out of an `always`: refusals, and modes that ask nothing.
+    """
+    match suggestion:
+        case {"type": "addRules", "behavior": "allow"}:
             for one in _objects(suggestion.get("rules")):
                 tool, content = one.get("toolName"), one.get("ruleContent")
                 yield render.line(f"{tool}({content})" if content else f"every {tool} call")
-        case "setMode":
-            mode = render.line(str(suggestion.get("mode")))
-            yield "edits of files" if mode == "acceptEdits" else f"permission mode {mode}"
-        case "addDirectories":
-            for folder in suggestion.get("directories") or []:
+        case {"type": "setMode", "mode": "acceptEdits"}:
+            yield _EDITING
+        case {"type": "addDirectories", "directories": [*folders]}:
+            for folder in folders:
                 yield f"work in {render.line(str(folder))}"
-        case other:
-            yield render.line(str(other))

@@ -8,6 +8,7 @@ it is one.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
@@ -133,6 +134,17 @@ def ask(question: str) -> bool:
     """Ask a yes-or-no question on the terminal; only y and yes mean yes."""
     print(f"{neutral(question)} [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def prompt(question: str) -> str | None:
+    """A line that the person types below `question`; None at the end of the input (Ctrl-D)."""
+    with contextlib.suppress(ImportError):  # a Python may be built without it
+        import readline  # noqa: F401  # so that the line can be edited
+    note(question)
+    try:
+        return input("> ")
+    except EOFError:
+        return None
 
 
 # Tables

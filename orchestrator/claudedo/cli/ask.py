@@ -1,0 +1,357 @@
+"""What waits for a person, decided one at a time: asks, allow, deny, answer."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from claudedo.cli import answers, ask_view, edited_input, options, render
+from claudedo.cli.exits import Exit, common, status_of
+from claudedo.cli.start import read_text
+from claudedo.errors import (
+    AmbiguousError,
+    ClaudedoError,
+    ConflictError,
+    NotFoundError,
+    RefusedError,
+    UsageError,
+)
+from claudedo.model import AskKind
+
+if TYPE_CHECKING:
+    from claudedo.client import WorkerClient
+
+app = typer.Typer()
+
+Ask = dict[str, Any]
+
+_NARROWEST = 20  # columns that are always left to a title
+
+AskOrTask = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID|T", help="An ask's id or its beginning, or a task that has exactly one ask."
+    ),
+]
+
+
+@app.command(rich_help_panel="Asks")
+def asks(
+    json_output: options.AsJson = False,
+    quiet: options.Quiet = False,
+    workspace: options.InWorkspace = None,
+) -> None:
+    """List what waits for you in all workspaces, oldest first. -q: ids only.
+
+    Example: claudedo asks
+    """
+    found = options.worker().asks(workspace)
+    if json_output:
+        render.as_json(found)
+    elif quiet:
+        for ask in found:
+            render.show(ask["id"])
+    elif found:
+        render.table(*_table(found))
+    else:
+        render.note("Nothing waits for you.")
+
+
+@app.command(rich_help_panel="Asks")
+def allow(
+    target: AskOrTask,
+    always: Annotated[
+        bool,
+        typer.Option("--always", help="Also for the rest of the session, as Claude Code suggests."),
+    ] = False,
+    same: Annotated[
+        bool, typer.Option("--same", help="Also where the very same waits in other sessions.")
+    ] = False,
+    edit: Annotated[
+        bool, typer.Option("--edit", help="Change the command, or the input, in your editor first.")
+    ] = False,
+    input_file: Annotated[
+        str | None,
+        typer.Option("--input", metavar="F", help="The tool's whole input, as JSON; - is stdin."),
+    ] = None,
+    workspace: options.InWorkspace = None,
+) -> None:
+    """Let a tool call, a plan or a task be done.
+
+    Example: claudedo allow backend --always
+    """
+    changed = edit or input_file is not None
+    if same and changed:
+        raise UsageError("--same allows what waits as it is: leave out --edit and --input.")
+    if edit and input_file is not None:
+        raise UsageError("Either --edit or --input.")
+    client = options.worker()
+    ask = find_ask(client, target, workspace)
+    check_allow(ask, always=always)
+    decision: dict[str, Any] = {"decision": "allow"} | ({"always": True} if always else {})
+    if changed:
+        given = _input(ask, input_file)
+        if given is not None:
+            decision["input"] = given
+            show_difference(ask, given)
+    decided = client.decide(ask["id"], decision)
+    render.show(sentence(ask, decided))
+    if always:
+        render.show(f"  for the rest of this session: {ask_view.rule(ask)}")
+    if not changed:
+        _allow_same(client, ask, decision, asked_for=same)
+
+
+@app.command(rich_help_panel="Asks")
+def deny(
+    target: AskOrTask,
+    reason: Annotated[
+        str | None,
+        typer.Option("--message", "-m", metavar="REASON", help="What the session is told."),
+    ] = None,
+    workspace: options.InWorkspace = None,
+) -> None:
+    """Refuse a tool call, a question, a plan or a task. The session goes on without it.
+
+    Example: claudedo deny backend -m "Use the staging database"
+    """
+    client = options.worker()
+    ask = find_ask(client, target, workspace)
+    decided = client.decide(ask["id"], {"decision": "deny", "reason": reason or None})
+    render.show(sentence(ask, decided))
+
+
+@app.command(rich_help_panel="Asks")
+def answer(
+    target: AskOrTask,
+    text: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="TEXT", help="A choice, its number, or your own words."),
+    ] = None,
+    workspace: options.InWorkspace = None,
+) -> None:
+    """Answer a question, or say what a plan lacks.
+
+    Several choices are separated by commas. Of several questions each is named by its number,
+    its header or its text: '1=Postgres' '2=yes'. Without TEXT you are asked.
+
+    Example: claudedo answer backend Postgres
+    """
+    client = options.worker()
+    ask = find_ask(client, target, workspace)
+    decided = client.decide(ask["id"], _answer(ask, text or []))
+    render.show(sentence(ask, decided))
+
+
+# Which ask is meant
+
+
+def find_ask(client: WorkerClient, target: str, workspace: str | None) -> Ask:
+    """The open ask that `target` names.
+
+    Raises `NotFoundError`, `AmbiguousError` listing the candidates, and `ConflictError` saying
+    what became of an ask that is closed.
+    """
+    if not target:
+        raise UsageError("An ask's or a task's name cannot be empty.")
+    found = client.asks(workspace)
+    if "_" in target and "/" not in target:
+        named = [ask for ask in found if ask["id"].startswith(target)]
+        if exact := [ask for ask in named if ask["id"] == target] or named:
+            return _only(exact, f"{target} begins the ids of")
+        _check_closed(client, target)
+    try:
+        task = options.find(client, target, workspace)
+    except NotFoundError as error:
+        raise NotFoundError(f"There is neither an ask nor a task {target!r}.") from error
+    waiting = [ask for ask in found if ask["task"] == task["id"]]
+    if not waiting:
+        raise NotFoundError(f"Nothing of {task['name']} waits for you.")
+    return _only(waiting, f"{task['name']} has")
+
+
+def _only(found: Sequence[Ask], whose: str) -> Ask:
+    if len(found) == 1:
+        return found[0]
+    listed = "".join(
+        f"\n  {ask['id']}  {ask['kind']}  {render.line(ask['title'])}" for ask in found
+    )
+    raise AmbiguousError(f"{whose} {len(found)} asks; name one by its id:{listed}")
+
+
+def _check_closed(client: WorkerClient, ask_id: str) -> None:
+    """Raise `ConflictError` if there is an ask of that id: it is not open any more."""
+    try:
+        ask = client.ask(ask_id)
+    except NotFoundError:
+        return
+    raise ConflictError(f"Too late: {ask_id} of {ask['task_name']} was {ask_view.outcome(ask)}.")
+
+
+# What is decided
+
+
+def check_allow(ask: Mapping[str, Any], *, always: bool) -> None:
+    """Raise `RefusedError` if the ask cannot be allowed (for the session, with `always`)."""
+    if ask["kind"] == AskKind.QUESTION:
+        raise RefusedError(
+            f"This is a question: claudedo answer {ask['id']} TEXT, or claudedo deny {ask['id']}"
+        )
+    if always and ask_view.rule(ask) is None:
+        raise RefusedError(
+            "Claude Code suggests no rule for this, so it can only be allowed once: "
+            f"claudedo allow {ask['id']}"
+        )
+
+
+def sentence(ask: Mapping[str, Any], decided: Mapping[str, Any]) -> str:
+    """What was done, in one line: `backend: allowed: Bash: make test`."""
+    name, title = render.line(ask["task_name"]), render.line(ask["title"])
+    return f"{name}: {decided['outcome']}: {title}"
+
+
+def show_difference(ask: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Print what the person changed in the input."""
+    for line in edited_input.difference(ask["input"], given):
+        render.show(line.text, line.style)
+
+
+def waiting_alike(client: WorkerClient, ask: Mapping[str, Any]) -> list[Ask]:
+    """The asks of other sessions, open now, for the very same tool and input."""
+    alike = set(ask.get("same") or [])
+    return [other for other in client.asks() if other["id"] in alike] if alike else []
+
+
+def question_of_same(others: Sequence[Mapping[str, Any]]) -> str:
+    """The one question that offers to allow the same elsewhere, naming the sessions."""
+    names = [render.line(ask_view.name(other)) for other in others]
+    where = f"{', '.join(names[:-1])} and {names[-1]}" if names[1:] else names[0]
+    return f"The very same waits in {where}. Allow it there, too?"
+
+
+def allow_alike(
+    client: WorkerClient, others: Sequence[Ask], decision: Mapping[str, Any]
+) -> list[Exit]:
+    """Give `decision` to every one of `others`; says what became of each, returns statuses."""
+    statuses = []
+    for other in others:
+        try:
+            render.show(sentence(other, client.decide(other["id"], dict(decision))))
+            statuses.append(Exit.DONE)
+        except ClaudedoError as error:
+            render.error(f"{other['task_name']}: {error}")
+            statuses.append(status_of(error))
+    return statuses
+
+
+def _allow_same(
+    client: WorkerClient, ask: Ask, decision: Mapping[str, Any], *, asked_for: bool
+) -> None:
+    others = waiting_alike(client, ask) if asked_for or render.can_ask() else []
+    if not others or not (asked_for or render.ask(question_of_same(others))):
+        return
+    if status := common(allow_alike(client, others, decision)):
+        raise typer.Exit(status)
+
+
+def _input(ask: Ask, file: str | None) -> dict[str, Any] | None:
+    """The changed input; None to allow it unchanged, which only a person can say."""
+    if ask["kind"] != AskKind.PERMISSION:
+        raise RefusedError(f"A {ask['kind']} cannot be edited; claudedo answer {ask['id']} TEXT")
+    if file is not None:
+        return edited_input.parse(read_text(file))
+    try:
+        return edited_input.edit(ask)
+    except edited_input.UnchangedError as error:
+        if render.can_ask() and render.ask("Nothing was changed. Allow it as it is?"):
+            return None
+        raise RefusedError(
+            f"Nothing was changed, so nothing was decided: claudedo allow {ask['id']}"
+        ) from error
+
+
+def _answer(ask: Ask, texts: Sequence[str]) -> dict[str, Any]:
+    """The decision that `texts` are, after asking for what they leave open."""
+    if ask["kind"] == AskKind.PERMISSION:
+        raise RefusedError(
+            "This asks for permission; to say something with a refusal: "
+            f"claudedo deny {ask['id']} -m REASON"
+        )
+    questions = ask_view.questions(ask)
+    if not questions:
+        return {"decision": "answer", "text": _words(ask, texts)}
+    given = answers.sort(questions, texts) if texts else {}
+    missing = [question for question in questions if question.text not in given]
+    if missing and not render.can_ask():
+        raise UsageError(_unanswered(missing))
+    for question in missing:
+        given[question.text] = _interview(question)
+    return {"decision": "answer", "answers": given}
+
+
+def _words(ask: Ask, texts: Sequence[str]) -> str:
+    words = " ".join(texts)
+    if not words and render.can_ask():
+        words = render.prompt(render.line(ask["title"])) or ""
+    if not words.strip():
+        raise UsageError(f"Say something: claudedo answer {ask['id']} TEXT")
+    return words
+
+
+def _interview(question: ask_view.Question) -> answers.Answer:
+    """Ask one question on the terminal until there is an answer; Ctrl-D ends the command."""
+    for line in ask_view.choices(question):
+        render.note(line.text)
+    while True:
+        words = render.prompt(render.line(question.text))
+        if words is None:
+            raise RefusedError("Nothing was answered.")
+        try:
+            return answers.answer(question, words)
+        except UsageError as error:
+            render.note(str(error))
+
+
+def _unanswered(missing: Sequence[ask_view.Question]) -> str:
+    lines = [
+        f"\n  {question.text}  ({' | '.join(question.labels) or 'your own words'})"
+        for question in missing
+    ]
+    return f"Still to be answered:{''.join(lines)}"
+
+
+# How the list looks
+
+
+def _table(found: Sequence[Ask]) -> tuple[Sequence[str], list[list[render.Cell]]]:
+    workspaces = len({ask["workspace"] for ask in found}) > 1
+    tasks = [ask["task"] for ask in found]
+    with_ids = len(set(tasks)) < len(tasks)  # the names do not tell them apart
+    rows = [_row(ask, workspaces, with_ids) for ask in found]
+    heads = ["AGE", "TASK", "KIND", *(["ID"] if with_ids else []), "WHAT"]
+    return heads, _cut(rows) if render.out_is_terminal() else rows
+
+
+def _row(ask: Ask, with_workspace: bool, with_id: bool) -> list[render.Cell]:
+    ident = [render.Cell(ask["id"], "dim")] if with_id else []
+    return [
+        render.Cell(render.age(ask["opened_at"]), "dim"),
+        render.Cell(ask_view.name(ask, with_workspace=with_workspace), "bold"),
+        render.Cell(ask["kind"], ask_view.KIND_STYLES.get(ask["kind"], "")),
+        *ident,
+        render.Cell(render.line(ask["title"])),
+    ]
+
+
+def _cut(rows: list[list[render.Cell]]) -> list[list[render.Cell]]:
+    """The rows with titles short enough for one line of this terminal each."""
+    before = [max(len(row[column].text) + 2 for row in rows) for column in range(len(rows[0]) - 1)]
+    room = max(_NARROWEST, shutil.get_terminal_size().columns - sum(before) - 2)
+    return [
+        [*row[:-1], render.Cell(title if len(title) <= room else f"{title[: room - 1]}…")]
+        for row in rows
+        for title in [row[-1].text]
+    ]

@@ -1,0 +1,388 @@
+"""`claudedo next`: one ask after the other, each decided with a key.
+
+Shows, asks and sends; what an ask looks like is said in `ask_view`, what becomes of a decision by
+the worker. Between two keys it looks whether the ask was decided elsewhere. What was typed before
+an ask was shown decides nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from claudedo.cli import answers, ask, ask_view, edited_input, options, render
+from claudedo.cli.keyboard import NOTHING, OTHER, REDRAW, Keyboard
+from claudedo.errors import ClaudedoError, ConflictError, NotFoundError, UsageError
+from claudedo.model import AskKind
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from claudedo.client import WorkerClient
+
+app = typer.Typer()
+
+LOOK_SECONDS = 1.0
+"""How often it is looked whether an ask was decided elsewhere, or a new one is there."""
+
+CALM_SECONDS = 0.7
+"""For how long keys are ignored when an ask closed by itself and another takes its place."""
+
+_LEAST_LINES = 6  # of a body that are shown on the smallest terminal
+_TAIL_LINES = 3  # of a body that was cut
+
+
+@app.command("next", rich_help_panel="Asks")
+def next_ask(
+    watch: Annotated[
+        bool, typer.Option("--watch", "-f", help="Wait for the next ask when none is left.")
+    ] = False,
+    workspace: options.InWorkspace = None,
+) -> None:
+    """Go through what waits for you, oldest first: a key allows, denies, answers or skips.
+
+    Each ask is shown with its whole command or diff and the session's last words.
+
+    Example: claudedo next
+    """
+    if not (sys.stdin.isatty() and render.out_is_terminal()):
+        raise UsageError("next needs a terminal; `claudedo asks` works without one.")
+    client = options.worker()
+    with Keyboard() as keyboard:
+        Triage(client, keyboard, workspace).run(watch=watch)
+
+
+class _QuitError(Exception):
+    """The person has seen enough."""
+
+
+class Triage:
+    """One walk through the asks."""
+
+    def __init__(self, client: WorkerClient, keyboard: Keyboard, workspace: str | None) -> None:
+        self._client = client
+        self._keyboard = keyboard
+        self._workspace = workspace
+        self._skipped: set[str] = set()
+        self._seen = 0
+
+    def run(self, *, watch: bool) -> None:
+        """Show one ask after the other until none is left, or the person quits."""
+        try:
+            while (found := self._open()) or watch:
+                if found:
+                    self._seen += 1
+                    place = f"{self._seen} of {self._seen + len(found) - 1}"
+                    _Card(self._client, self._keyboard, self._whole(found[0]), place).run()
+                    self._skipped.add(found[0]["id"])  # or decided: not shown again either way
+                else:
+                    self._wait()
+        except (_QuitError, EOFError):
+            return
+        left = len([one for one in self._client.asks(self._workspace)])
+        render.show("Nothing waits for you" + (f" but the {left} you skipped." if left else "."))
+
+    def _open(self) -> list[dict[str, Any]]:
+        found = self._client.asks(self._workspace)
+        return [one for one in found if one["id"] not in self._skipped]
+
+    def _whole(self, listed: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return {**listed, **self._client.ask(listed["id"])}
+        except NotFoundError:  # removed with its task since it was listed
+            return {**listed, "closed_at": listed["opened_at"], "outcome": "gone"}
+
+    def _wait(self) -> None:
+        render.show("Waiting for the next ask; q ends.", "dim")
+        while not self._open():
+            if self._keyboard.key(LOOK_SECONDS) in ("q", "\x04"):
+                raise _QuitError
+
+
+class _Card:
+    """One ask on the screen, until it is decided, skipped or closed."""
+
+    def __init__(
+        self, client: WorkerClient, keyboard: Keyboard, shown: dict[str, Any], place: str
+    ) -> None:
+        self._client = client
+        self._keyboard = keyboard
+        self._ask = shown
+        self._place = place
+        self._done = False
+        self._cut = False
+        self._questions = ask_view.questions(shown)
+        self._given: dict[str, answers.Answer] = {}
+        self._chosen: list[str] = []
+
+    def run(self) -> None:
+        self._draw()
+        while not self._done:
+            key = self._key()
+            if self._done:
+                return
+            if key == REDRAW:
+                self._prompt()
+                continue
+            try:
+                self._act(key)
+            except ConflictError as error:
+                self._closed(str(error))
+            except ClaudedoError as error:
+                render.error(str(error))
+            if not self._done:
+                self._prompt()
+
+    # What is shown
+
+    def _draw(self) -> None:
+        self._keyboard.forget()
+        shown, console = self._ask, render.console()
+        console.print()
+        console.print(ask_view.row(ask_view.head(shown, self._place, with_workspace=True)))
+        above = ask_view.said(shown)
+        if above:
+            console.print(ask_view.drawn(above))
+        console.print(ask_view.drawn([ask_view.title(shown)]))
+        lines = self._wrapped()
+        room = max(_LEAST_LINES, console.height - len(above) - 9)
+        self._cut = len(lines) > room
+        if self._cut:
+            hidden = len(lines) - room + 1
+            kept = room - 1 - _TAIL_LINES
+            more = render.Cell(f"  ⋮ {hidden} more lines: v shows all", "bold yellow")
+            lines = [*lines[:kept], ask_view.drawn([more]), *lines[-_TAIL_LINES:]]
+        for line in lines:
+            console.print(line)
+        if (rule := ask_view.rule(shown)) and self._questions == []:
+            held = render.Cell(f"A, for the rest of this session: {rule}", "dim")
+            console.print(ask_view.drawn([held]))
+        self._prompt()
+
+    def _wrapped(self) -> list[Text]:
+        console = render.console()
+        text = ask_view.drawn(ask_view.body(self._ask))
+        return list(text.wrap(console, console.width, overflow="fold", tab_size=8))
+
+    def _prompt(self) -> None:
+        words = [word for _, word, _ in self._keys().values()]
+        if question := self._question():
+            words.insert(0, self._choosing(question))
+        sys.stdout.write(f"\r\x1b[K{'  '.join(words)} > ")
+        sys.stdout.flush()
+
+    def _choosing(self, question: ask_view.Question) -> str:
+        several = f"{len(self._given) + 1}/{len(self._questions)} " * (len(self._questions) > 1)
+        count = len(question.choices)
+        numbers = f"[1-{count}]" if count > 1 else "[1]" * count
+        taken = [str(question.labels.index(label) + 1) for label in self._chosen]
+        enter = f" (Enter takes {','.join(taken) or 'none'})" if question.several else ""
+        return f"{several}{numbers}{enter}".strip()
+
+    def _question(self) -> ask_view.Question | None:
+        """The first question that is not answered yet."""
+        return next((one for one in self._questions if one.text not in self._given), None)
+
+    # What is typed
+
+    def _key(self) -> str:
+        """The next key; without one, the ask was closed elsewhere."""
+        while (key := self._keyboard.key(LOOK_SECONDS)) == NOTHING:
+            if what := self._elsewhere():
+                self._closed(what)
+                return NOTHING
+        return key
+
+    def _elsewhere(self) -> str | None:
+        """What became of the ask elsewhere; None while it is open."""
+        try:
+            now = self._client.ask(self._ask["id"])
+        except NotFoundError:
+            return "It is gone, with its task."
+        return f"It was {ask_view.outcome(now)}." if now["closed_at"] else None
+
+    def _closed(self, sentence: str) -> None:
+        render.show(f"\n{sentence}", "yellow")
+        self._done = True
+        time.sleep(CALM_SECONDS)
+
+    def _keys(self) -> dict[str, tuple[str, str, Callable[[], None]]]:
+        """Every key that does something now: its help, its word in the prompt, what it does."""
+        kind, rule = self._ask["kind"], ask_view.rule(self._ask)
+        keys: dict[str, tuple[str, str, Callable[[], None]]] = {}
+        if not self._questions:
+            keys["a"] = (_ALLOWS[kind], "[a]llow", self._allow)
+            if rule:
+                keys["A"] = (f"allow for the rest of the session: {rule}", "[A]lways", self._always)
+        if kind == AskKind.PERMISSION:
+            keys["e"] = ("change it in your editor, then allow it", "[e]dit", self._edit)
+        else:
+            keys["t"] = (_TEXTS[kind], "[t]ext", self._text)
+        keys["d"] = ("refuse it, with a reason if you like", "[d]eny", self._deny)
+        keys["s"] = ("leave it for later", "[s]kip", self._skip)
+        keys["o"] = ("open the session's terminal; Ctrl-] comes back", "[o]pen", self._attach)
+        if self._cut:
+            keys["v"] = ("show all of it", "[v]iew", self._view)
+        keys["q"] = ("leave what is left for later", "[q]uit", self._quit)
+        keys["?"] = ("this", "[?]", self._help)
+        return keys
+
+    def _act(self, key: str) -> None:
+        question = self._question()
+        if question and (key.isdecimal() or key in "\r\n"):
+            self._choose(question, key)
+            return
+        known = self._keys().get("q" if key == "\x04" else key)
+        if known is None:
+            words = (
+                "Several keys at once decide nothing." if key == OTHER else "? explains the keys."
+            )
+            render.show(f"\n{words}", "dim")
+            return
+        render.show("")
+        known[2]()
+
+    # What the keys do
+
+    def _decide(self, decision: Mapping[str, Any]) -> None:
+        decided = self._client.decide(self._ask["id"], dict(decision))
+        self._done = True
+        render.show(ask.sentence(self._ask, decided), "green")
+
+    def _allow(self, **more: Any) -> None:
+        decision = {"decision": "allow", **more}
+        others = ask.waiting_alike(self._client, self._ask)
+        self._decide(decision)
+        if others and self._yes(ask.question_of_same(others)):
+            ask.allow_alike(self._client, others, decision)
+
+    def _always(self) -> None:
+        ask.check_allow(self._ask, always=True)
+        self._allow(always=True)
+
+    def _edit(self) -> None:
+        with self._keyboard.released():
+            try:
+                given = edited_input.edit(self._ask)
+            except edited_input.UnchangedError:
+                render.show("Nothing was changed; a allows it as it is.")
+                return
+        ask.show_difference(self._ask, given)
+        self._decide({"decision": "allow", "input": given})
+
+    def _deny(self) -> None:
+        reason = self._line("Why not? The session is told; may be empty. Ctrl-C: not yet.")
+        if reason is not None:
+            self._decide({"decision": "deny", "reason": reason.strip() or None})
+
+    def _text(self) -> None:
+        question = self._question()
+        words = self._line(
+            render.line(question.text) if question else "Your words. Ctrl-C: not yet."
+        )
+        if words is None or not words.strip():
+            return
+        if question:
+            self._take(question, answers.answer(question, words))
+        else:
+            self._decide({"decision": "answer", "text": words})
+
+    def _choose(self, question: ask_view.Question, key: str) -> None:
+        """Take the choice with the number `key`, or mark it where several can be taken."""
+        if key in "\r\n":
+            if question.several and self._chosen:
+                self._take(question, list(self._chosen))
+            return
+        if not 1 <= int(key) <= len(question.choices):
+            return
+        label = question.labels[int(key) - 1]
+        if not question.several:
+            self._take(question, label)
+        elif label in self._chosen:
+            self._chosen.remove(label)
+        else:
+            self._chosen.append(label)
+
+    def _take(self, question: ask_view.Question, answer: answers.Answer) -> None:
+        said = answer if isinstance(answer, str) else ", ".join(answer)
+        render.show(f"\n  {render.line(said)}", "bold")
+        self._given[question.text] = answer
+        self._chosen = []
+        if self._question() is None:
+            self._decide({"decision": "answer", "answers": self._given})
+
+    def _skip(self) -> None:
+        self._done = True
+
+    def _quit(self) -> None:
+        raise _QuitError
+
+    def _attach(self) -> None:
+        from claudedo.cli.terminal import show_terminal
+
+        with self._keyboard.released():
+            try:
+                show_terminal(self._client, self._ask["task"])
+            except typer.Exit:
+                render.note("The session has ended.")
+        if what := self._elsewhere():
+            self._closed(what)
+        else:
+            self._draw()
+
+    def _view(self) -> None:
+        text = "\n".join(ask_view.plain([ask_view.title(self._ask), *ask_view.body(self._ask)]))
+        with self._keyboard.released():
+            _page(text)
+
+    def _help(self) -> None:
+        for key, (words, _, _) in self._keys().items():
+            render.show(f"  {key}  {words}")
+
+    def _line(self, question: str) -> str | None:
+        """A line that the person types; None if they changed their mind."""
+        with self._keyboard.released():
+            try:
+                return render.prompt(question)
+            except KeyboardInterrupt:
+                render.show("")
+                return None
+
+    def _yes(self, question: str) -> bool:
+        sys.stdout.write(f"{render.line(question)} [y/N] ")
+        sys.stdout.flush()
+        self._keyboard.forget()
+        while (key := self._keyboard.key(LOOK_SECONDS)) in (NOTHING, REDRAW):
+            continue
+        render.show(key if key in "yn" else "")
+        return key in "yY"
+
+
+_ALLOWS = {
+    AskKind.PERMISSION: "allow it, this once",
+    AskKind.PLAN: "let the plan be carried out",
+    AskKind.TASK: "it is done",
+    AskKind.QUESTION: "allow the question",
+}
+_TEXTS = {
+    AskKind.QUESTION: "answer in your own words",
+    AskKind.PLAN: "say what the plan lacks",
+    AskKind.TASK: "reply",
+}
+
+
+def _page(text: str) -> None:
+    """Show `text` with the person's pager, `less` where none is set, else as it is."""
+    command = shlex.split(os.environ.get("PAGER") or "less")
+    if not shutil.which(command[0]):
+        render.show(text)
+        return
+    subprocess.run(command, input=text.encode(errors="replace"), check=False)
