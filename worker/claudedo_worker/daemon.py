@@ -28,10 +28,13 @@ from claudedo.model import now
 from claudedo.settings import Settings, make_private
 from claudedo_worker import api
 from claudedo_worker.access import Door, PeerProtocol, Receive, Scope, Send
+from claudedo_worker.adoption import Adoption
 from claudedo_worker.bus import Bus
 from claudedo_worker.database import Database
+from claudedo_worker.foreign import ForeignSessions
 from claudedo_worker.live import LiveSession
 from claudedo_worker.mailbox import Mailbox, SessionCaller
+from claudedo_worker.notify import Notifier
 from claudedo_worker.processes import SESSION_VARIABLE
 from claudedo_worker.realtime import Realtime
 from claudedo_worker.session_link import SessionServer
@@ -87,10 +90,13 @@ async def _serve(settings: Settings) -> None:
 
         supervisor = Supervisor(settings, store, make_caller)
         bus.subscribe(supervisor.notice)
+        tasks, foreign = Tasks(settings, store, supervisor, mailbox), ForeignSessions(store)
         context = api.Context(
             store=store,
             bus=bus,
-            tasks=Tasks(settings, store, supervisor, mailbox),
+            tasks=tasks,
+            foreign=foreign,
+            adoption=Adoption(store, foreign, tasks),
             mailbox=mailbox,
             supervisor=supervisor,
             version=metadata.version("claudedo"),
@@ -99,6 +105,11 @@ async def _serve(settings: Settings) -> None:
         )
         realtime = Realtime(store, bus, mailbox)
         door = await _door(store, context, realtime)
+        if settings.notify:
+            notifier = Notifier(settings.notify, store)
+            bus.subscribe(notifier.notice)
+            await notifier.start()
+            stack.push_async_callback(notifier.stop)
         await supervisor.recover()
         stack.push_async_callback(supervisor.close)
         links = SessionServer(
