@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 import tomllib
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ LONGEST_SOCKET_NAME = "s_01ARZ3NDEKTSV4RRFFQ69G5FAV.sock"
 OLDEST_CLAUDE = (2, 1, 197)
 """The oldest version of Claude Code that everything here was tried with."""
 
+BLOCK = 10  # ports for each task
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -36,6 +39,8 @@ class Settings:
     worktree_dir: str | None = None  # default: beside the repository
     notify: str | None = None  # a shell command that runs on asks and failures
     continue_after_limit: bool = True  # go on by itself when a rate limit or overload is over
+    ports: str = "20000-29999"  # what tasks are given ports from, ten each
+    setup_timeout: int = 1800  # seconds that a task file's setup or teardown may take
 
     @property
     def database(self) -> Path:
@@ -66,6 +71,16 @@ class Settings:
     def session_socket(self) -> Path:
         """Where bridges, hooks and waiters of the sessions reach the worker."""
         return self.run / "session.sock"
+
+    @property
+    def port_range(self) -> range:
+        """The first port of every block of ten that a task can be given."""
+        first, last = map(int, self.ports.split("-"))
+        return range(first, last - BLOCK + 2, BLOCK)
+
+    def task_log(self, task_id: str) -> Path:
+        """What the setup and the teardown of a task's worktree printed."""
+        return self.home / "logs" / f"{task_id}.log"
 
     def session_dir(self, session_id: str) -> Path:
         """The folder with the files that one session is started with."""
@@ -133,6 +148,8 @@ _KEYS: dict[str, type] = {
     "worktree_dir": str,
     "notify": str,
     "continue_after_limit": bool,
+    "ports": str,
+    "setup_timeout": int,
 }
 
 
@@ -150,4 +167,19 @@ def _config(path: Path) -> dict[str, Any]:
             raise UsageError(f"{path}: {key} must be of type {_KEYS[key].__name__}")
     if not 1 <= values.get("port", 1) <= 65_535:
         raise UsageError(f"{path}: port must be between 1 and 65535")
+    if values.get("setup_timeout", 1) < 1:
+        raise UsageError(f"{path}: setup_timeout must be at least 1 second")
+    if "ports" in values and not _is_range(values["ports"]):
+        raise UsageError(
+            f'{path}: ports must be a range of at least {BLOCK}, such as "20000-29999", '
+            "between 1024 and 65535"
+        )
     return values
+
+
+def _is_range(text: str) -> bool:
+    """True if `text` is a range of ports that holds a block at least."""
+    if not (found := re.fullmatch(r"([0-9]{4,5})-([0-9]{4,5})", text)):
+        return False
+    first, last = int(found[1]), int(found[2])
+    return 1024 <= first <= last - BLOCK + 1 and last <= 65_535
