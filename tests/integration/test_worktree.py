@@ -911,7 +911,7 @@ async def test_force_removes_all_of_it(main: Path) -> None:
     removal = await remove(main, tree, force=True)
 
     assert removal == Removal(
-        path=tree.path, removed=True, deleted_branch=tree.branch, dropped=(tip,)
+        path=tree.path, removed=True, deleted_branch=tree.branch, tip=tip, dropped=(tip,)
     )
     assert branches(main) == {"main"}
     assert not tree.path.parent.exists()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from claudedo.errors import NotFoundError
 from claudedo_worker import git
+from claudedo_worker.three_way import merged_as_objects
 
 _OPERATIONS = {
     "MERGE_HEAD": "a merge",
@@ -58,12 +59,19 @@ class Work:
         return [part for part in parts if part]
 
 
-async def work_in(path: Path, branch: str | None, *, keeps_branch: bool = False) -> Work:
+async def work_in(
+    path: Path,
+    branch: str | None,
+    *,
+    keeps_branch: bool = False,
+    base: str | None = None,
+    saved: str | None = None,
+) -> Work:
     """What would be lost if the worktree `path` and its `branch` were removed.
 
-    `keeps_branch`: the branch will stay, so its commits are safe. Ignored files do not count, nor
-    does an untracked file whose equal stands at the same place in the main checkout. Raises
-    `NotFoundError` if there is no worktree at `path`.
+    `keeps_branch`: the branch will stay, so its commits are safe. `base`, `saved`: see `unmerged`.
+    Ignored files do not count, nor does an untracked file whose equal stands at the same place in
+    the main checkout. Raises `NotFoundError` if there is no worktree at `path`.
     """
     if not _has_checkout(path):
         raise NotFoundError(f"There is no worktree at {path}.")
@@ -73,7 +81,8 @@ async def work_in(path: Path, branch: str | None, *, keeps_branch: bool = False)
         *("--untracked-files=all", "--ignore-submodules=none"),
     )
     main = await git.main_checkout(path)
-    commits, tips = await unmerged(path, path, None if keeps_branch else branch)
+    leaving = None if keeps_branch else branch
+    commits, tips = await unmerged(path, path, leaving, base=base, saved=saved)
     return Work(
         uncommitted=tuple(_changed(status.fields)),
         untracked=await asyncio.to_thread(_only_here, path, main, status.fields),
@@ -81,15 +90,28 @@ async def work_in(path: Path, branch: str | None, *, keeps_branch: bool = False)
         commits=commits,
         tips=tips,
         submodule_commits=await _submodule_commits(path),
-        operation=_operation(await git.git_dir(path)),
+        operation=await operation_in(path),
     )
 
 
-async def unmerged(directory: Path, path: Path, leaving: str | None) -> tuple[int, tuple[str, ...]]:
+async def operation_in(path: Path) -> str | None:
+    """What somebody began in the checkout `path` and did not finish: "a merge", "a rebase", …"""
+    return _operation(await git.git_dir(path))
+
+
+async def unmerged(
+    directory: Path,
+    path: Path,
+    leaving: str | None,
+    *,
+    base: str | None = None,
+    saved: str | None = None,
+) -> tuple[int, tuple[str, ...]]:
     """Commits that only the HEAD of the worktree `path` and the branch `leaving` hold.
 
-    Returns how many, and the tips. Run in `directory`, any checkout of the repository: the folder
-    `path` may be gone.
+    Those up to the commit `saved` do not count, nor do those whose changes are all in the branch
+    `base`, where they came as one commit. Returns how many, and the tips. Run in `directory`, any
+    checkout of the repository: the folder `path` may be gone.
     """
     checkouts = await git.checkouts(directory)
     tips = {checkout.head for checkout in checkouts if checkout.path == path}
@@ -97,9 +119,28 @@ async def unmerged(directory: Path, path: Path, leaving: str | None) -> tuple[in
         tips.add(await git.commit(directory, f"refs/heads/{leaving}"))
     others = {checkout.head for checkout in checkouts if checkout.path != path}
     kept = [f"--exclude={leaving}"] if leaving else []
-    kept += ["--branches", "--remotes", "--tags", *sorted(filter(None, others))]
+    kept += ["--branches", "--remotes", "--tags", *sorted(filter(None, {*others, saved}))]
     own = [tip for tip in filter(None, tips) if await _count_commits(directory, [tip], kept)]
+    own = [tip for tip in own if not (base and await _is_squashed_in(directory, tip, base))]
     return (await _count_commits(directory, own, kept) if own else 0), tuple(sorted(own))
+
+
+async def _is_squashed_in(directory: Path, tip: str, base: str) -> bool:
+    """Whether `tip` has changes, and merging it into the branch `base` would change nothing."""
+    target = await git.commit(directory, f"refs/heads/{base}")
+    if target is None:
+        return False
+    fork = await git.read(directory, "merge-base", target, tip, accept=(0, 1))
+    if not fork.line or await _tree(directory, fork.line) == await _tree(directory, tip):
+        return False
+    tried = await merged_as_objects(directory, target, tip)
+    if tried is None or tried.conflicts:
+        return False
+    return tried.tree == await _tree(directory, target)
+
+
+async def _tree(directory: Path, commit: str) -> str:
+    return (await git.read(directory, "rev-parse", f"{commit}^{{tree}}")).line
 
 
 async def _count_commits(directory: Path, tips: Iterable[str], kept: list[str]) -> int:

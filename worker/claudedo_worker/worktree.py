@@ -62,13 +62,17 @@ class Removal:
     path: Path
     removed: bool  # False: it was gone already
     deleted_branch: str | None = None
+    tip: str | None = None  # the newest commit of the deleted branch
+    kept_branch: str | None = None  # not made by us, or checked out elsewhere
     dropped: tuple[str, ...] = ()  # newest commits that nothing holds any more
 
     def summary(self) -> str:
         """One sentence; names the commits from which dropped work can be brought back."""
         text = f"Removed {self.path}" if self.removed else f"{self.path} was gone already"
         if self.deleted_branch:
-            text += f" and deleted the branch {self.deleted_branch}"
+            text += f" and deleted the branch {self.deleted_branch} (was {(self.tip or '')[:10]})"
+        if self.kept_branch:
+            text += f"; the branch {self.kept_branch} stays"
         if self.dropped:
             text += f"; its commits can be brought back with `git branch NAME {self.dropped[0]}`"
             text += "".join(f", and {commit}" for commit in self.dropped[1:])
@@ -143,12 +147,20 @@ async def add_worktree(plan: WorktreePlan) -> Worktree:
 
 
 async def remove_worktree(
-    path: Path, branch: str | None, main: Path, *, force: bool = False, made_branch: bool = False
+    path: Path,
+    branch: str | None,
+    main: Path,
+    *,
+    force: bool = False,
+    made_branch: bool = False,
+    base: str | None = None,
+    saved: str | None = None,
 ) -> Removal:
     """Remove the worktree `path` of the repository `main`, and its `branch` if `made_branch`.
 
-    Without `force` raises `RefusedError`, naming it, if work would be lost (see `work_in`) or the
-    worktree is locked. A folder that is gone already is only forgotten; calling twice is no error.
+    Without `force` raises `RefusedError`, naming it, if work would be lost (see `work_in`, also for
+    `base` and `saved`) or the worktree is locked. A folder that is gone already is only forgotten;
+    calling twice is no error.
     """
     path = _resolved(path)
     if not _is_directory(main):
@@ -157,10 +169,10 @@ async def remove_worktree(
     here = _at(checkouts, path)
     _check_removable(here, path, main, checkouts, force=force)
     leaving = branch if made_branch and _only_at(checkouts, branch, path) else None
-    commits, tips = await unmerged(main, path, leaving)
+    commits, tips = await unmerged(main, path, leaving, base=base, saved=saved)
     work = Work(commits=commits, tips=tips)
     if not force and here and here.present and not here.half_made:
-        work = await work_in(path, branch, keeps_branch=leaving is None)
+        work = await work_in(path, branch, keeps_branch=leaving is None, base=base, saved=saved)
     if work and not force:
         raise RefusedError(
             f"{path} holds {work.summary()}, which would be lost; save it, or use --force."
@@ -170,10 +182,17 @@ async def remove_worktree(
         # Our check stands for git's, which would also refuse copied files and any submodule.
         await git.write(main, "worktree", "remove", "--force", "--force", str(path))
     _remove_if_empty(path.parent, only=f"{main.name}.worktrees")
-    deleted = leaving if leaving and await git.commit(main, f"refs/heads/{leaving}") else None
-    if deleted:
-        await git.write(main, "branch", "--delete", "--force", "--quiet", deleted)
-    return Removal(path=path, removed=bool(here), deleted_branch=deleted, dropped=work.tips)
+    tip = await git.commit(main, f"refs/heads/{branch}") if branch else None
+    if leaving and tip:
+        await git.write(main, "branch", "--delete", "--force", "--quiet", leaving)
+    return Removal(
+        path=path,
+        removed=bool(here),
+        deleted_branch=leaving if tip else None,
+        tip=tip if leaving else None,
+        kept_branch=branch if tip and not leaving else None,
+        dropped=work.tips,
+    )
 
 
 # Planning
