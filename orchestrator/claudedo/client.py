@@ -158,6 +158,22 @@ class WorkerClient:
         answer = self._object("POST", "/api/start", order, timeout=LONG_SECONDS)
         return list(answer["tasks"])
 
+    def foreign(self, workspace: str | None = None, config_dir: str | None = None) -> list[Json]:
+        """The machine's other Claude sessions, as elements of `ls --json`.
+
+        `config_dir`: also look among those of this configuration folder.
+        """
+        query = {"workspace": workspace, "config_dir": config_dir}
+        return self._list("GET", "/api/foreign", query=query)
+
+    def adopt(self, order: Json) -> Json:
+        """Take over what `order` names (docs/architecture.md, `POST /api/adopt`).
+
+        Returns `{"task", "ended", "left"}`. Raises `BusyError` when it is at work, `UntrustedError`
+        when its repository was never trusted; nothing is changed then.
+        """
+        return self._object("POST", "/api/adopt", order, timeout=LONG_SECONDS)
+
     def stop(self, task: str) -> bool:
         """End the task's session, politely, then firmly; False if none ran."""
         path = _task_path(task, "stop")

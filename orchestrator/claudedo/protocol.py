@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from claudedo.model import Ask, Event, Message, Receipts, Session, Task
+from claudedo.model import Ask, Assignee, Event, Message, Receipts, Session, Task, TaskStatus
 
 PROTOCOL_VERSION = 1
 """Raised when a command and a worker of different releases could misunderstand each other."""
@@ -86,6 +86,44 @@ def task_json(
         "branch": task.branch,
         "supervised": True,
         "session": session_json(session),
+    }
+
+
+def foreign_json(
+    *,
+    conversation: str,
+    name: str,
+    workspace: str,
+    folder: str,
+    branch: str | None,
+    state: str,
+    waiting_for: str | None,
+    since: str | None,
+    pid: int | None,
+) -> dict[str, Any]:
+    """An element of `ls --json` for a Claude session that is not ours."""
+    return {
+        "id": conversation,
+        "name": name,
+        "workspace": workspace,
+        "status": TaskStatus.ONGOING,
+        "assignee": Assignee.AGENT,
+        "pending": 0,
+        "asks": 0,
+        "peers": [],
+        "worktree": folder,
+        "branch": branch,
+        "supervised": False,
+        "session": {
+            "state": state,
+            "waiting_for": waiting_for,
+            "since": since,
+            "pid": pid,
+            "session_id": conversation,
+            "reason": None,
+            "usage": None,
+            "failure": None,
+        },
     }
 
 

@@ -24,7 +24,7 @@ from claudedo_worker.session_link import hashed
 from claudedo_worker.store import Store
 from tests.support.holders import Holders, holders
 from tests.support.own_worker import PATIENCE, Answer, OwnWorker
-from tests.support.records import a_message, a_session, a_task
+from tests.support.records import a_message, a_session, a_task, an_ask
 
 CREDENTIAL = "the credential of the live session"
 
@@ -47,6 +47,7 @@ class Scene:
         return (
             template.replace("{task}", self.backend.id)
             .replace("{message}", "m_first")
+            .replace("{ask}", "k_first")
             .replace("{token}", "wrong")
             .replace("{path:path}", "app.js")
         )
@@ -70,13 +71,14 @@ async def fill(store: Store, held: Holders) -> Scene:
     ended = await store.add_session(a_session(frontend), hashed("ended"), frontend)
     ended = await store.change_session(ended, state=SessionState.STOPPED)
     await store.add_message(a_message(backend, id="m_first"), "first")
+    await store.add_ask(an_ask(ended, id="k_first"))
     return Scene(OwnWorker(held.directory / "home"), backend, frontend, stranger, live, ended)
 
 
 @pytest.fixture(scope="module")
 def scene() -> Iterator[Scene]:
     with holders() as held:
-        worker = OwnWorker(held.directory / "home")
+        worker = OwnWorker(held.directory / "home", {"HOME": str(held.directory)})
         made = worker.seed(lambda store: fill(store, held))
         made.worker = worker
         worker.start(umask=0)
@@ -162,6 +164,8 @@ ROUTES: dict[tuple[str, str], tuple[int, int, int, int, int]] = {
     ("GET", "/api/tasks"): (200, 200, 200, 401, 401),
     ("GET", "/api/tasks/{task}"): (200, 200, 200, 401, 401),
     ("POST", "/api/start"): (400, 403, 403, 401, 401),
+    ("GET", "/api/foreign"): (200, 200, 200, 401, 401),
+    ("POST", "/api/adopt"): (400, 403, 403, 401, 401),
     ("POST", "/api/tasks/{task}/stop"): (404, 404, 403, 401, 401),
     ("POST", "/api/tasks/{task}/restart"): (400, 403, 403, 401, 401),
     ("DELETE", "/api/tasks/{task}"): (404, 404, 403, 401, 401),
@@ -173,6 +177,9 @@ ROUTES: dict[tuple[str, str], tuple[int, int, int, int, int]] = {
     ("GET", "/api/tasks/{task}/messages"): (200, 200, 403, 401, 401),
     ("GET", "/api/messages"): (400, 400, 403, 401, 401),
     ("GET", "/api/messages/{message}"): (200, 200, 200, 401, 401),
+    ("GET", "/api/asks"): (200, 200, 403, 401, 401),
+    ("GET", "/api/asks/{ask}"): (200, 200, 403, 401, 401),
+    ("POST", "/api/asks/{ask}/decision"): (400, 400, 403, 401, 401),
     ("GET", "/api/events"): (200, 200, 403, 401, 401),
 }
 """What each kind is answered, in the order of `KINDS`, to a request with an empty body: who may

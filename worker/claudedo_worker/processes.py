@@ -6,12 +6,16 @@ The only module that looks at other processes; psutil does so alike on Linux and
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import time
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
+
+from claudedo.errors import RefusedError
 
 SESSION_VARIABLE = "CLAUDEDO_SESSION"
 """In the environment of every process of a session: orphans are found by it."""
@@ -92,6 +96,51 @@ def sessions_above(pid: int) -> list[str] | None:
 async def end(processes: Iterable[psutil.Process], grace: float) -> None:
     """End the processes: SIGTERM, up to `grace` seconds, then SIGKILL."""
     await asyncio.to_thread(_end, list(processes), grace)
+
+
+async def dismiss(pid: int, patience: float) -> list[int]:
+    """Ask a process to end, then what it leaves running; kill nothing.
+
+    Waits up to `patience` seconds for itself, and as long for the rest. Returns what still runs:
+    if that is the process itself, the rest was not asked. Raises `RefusedError` if it belongs to
+    somebody else.
+    """
+    return await asyncio.to_thread(_dismiss, pid, patience)
+
+
+def _dismiss(pid: int, patience: float) -> list[int]:
+    try:
+        process = psutil.Process(pid)
+        below = descendants(pid)
+        process.terminate()
+    except psutil.NoSuchProcess:
+        return []
+    except psutil.AccessDenied as error:
+        raise RefusedError(f"Process {pid} belongs to another user.") from error
+    if _outlives([process], patience):
+        return [pid]
+    for left in below:
+        with contextlib.suppress(psutil.Error):  # gone, or run as somebody else: it may stay
+            left.terminate()
+    return _outlives(below, patience)
+
+
+def _outlives(processes: Iterable[psutil.Process], patience: float) -> list[int]:
+    """Which of them still run after that many seconds; returns as soon as none does."""
+    until = time.monotonic() + patience
+    while living := [process.pid for process in processes if _runs(process)]:
+        if time.monotonic() > until:
+            break
+        time.sleep(0.05)
+    return living
+
+
+def _runs(process: psutil.Process) -> bool:
+    """False for a zombie: it has ended, only its parent has not asked how."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def _end(processes: list[psutil.Process], grace: float) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,7 +22,17 @@ from claudedo.errors import (
     UntrustedError,
     UsageError,
 )
-from claudedo.model import Assignee, Launch, Task, TaskStatus, Workspace, check_name, new_id, now
+from claudedo.model import (
+    Assignee,
+    Launch,
+    Session,
+    Task,
+    TaskStatus,
+    Workspace,
+    check_name,
+    new_id,
+    now,
+)
 from claudedo.settings import Settings
 from claudedo_worker import claude_binary, git, launch, registry, worktree
 from claudedo_worker.claude_binary import Claude
@@ -61,6 +71,19 @@ class StartRequest:
     model: str | None = None
     claude_args: tuple[str, ...] = ()
     workspace: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TakeOver(StartRequest):
+    """The start of one task that goes on with, or forks, a conversation begun elsewhere.
+
+    `cwd` is where that worked. `end` is called once nothing else can be in the way: it ends the
+    process that has the conversation, or raises.
+    """
+
+    conversation: str | None = None
+    fork_of: str | None = None  # a transcript
+    end: Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +140,11 @@ class Tasks:
         async with self._starting:
             return await self._start(request)
 
+    async def take_over(self, request: TakeOver) -> Task:
+        """Make a task of a conversation; raises `ConflictError` if there is one of that name."""
+        [draft] = await self.start(request)
+        return draft.task
+
     async def _start(self, request: StartRequest) -> list[Draft]:
         _check_request(request)
         env = launch.anchored_environment(request.env, Path(request.cwd))
@@ -129,6 +157,8 @@ class Tasks:
         ]
         drafts = [await self._draft(request, wanted) for wanted in request.tasks]
         self._check_trust(request, drafts)
+        if isinstance(request, TakeOver):
+            drafts = [await _freed(request, draft) for draft in drafts]
         for draft in drafts:
             if not draft.exists:
                 await self._store.add_task(draft.task)
@@ -310,7 +340,7 @@ class Tasks:
         grants = {Kind.TRUST} if request.trust else set()
         if launch.asks_for_bypass(task):
             grants.add(Kind.BYPASS)
-        previous = await self._store.latest_session(task.id)
+        conversation, fork_of = _begun(request, await self._store.latest_session(task.id))
 
         async def prepare() -> Task:
             assert plan is not None
@@ -322,7 +352,8 @@ class Tasks:
             environ=request.env,
             peers=tuple(peer.name for peer in await self._store.peers(task.id)),
             grants=frozenset(grants),
-            conversation=previous.conversation if previous else None,
+            conversation=conversation,
+            fork_of=fork_of,
             prepare=prepare if plan else None,
         )
         await self._supervisor.start(task, order)
@@ -355,7 +386,7 @@ class Tasks:
             if request.workspace in known:
                 return known[request.workspace]
         root = str(repository.main)
-        name = request.workspace or _name_from(repository.main.name)
+        name = request.workspace or name_from(repository.main.name)
         return await self._store.workspace_for(root, check_name(name))
 
     async def _named_workspace(self, name: str) -> Workspace:
@@ -390,8 +421,29 @@ def _check_request(request: StartRequest) -> None:
         raise UsageError("--branch and --worktree are for one task at a time.")
 
 
-def _name_from(folder: str) -> str:
-    """A workspace's name from the name of its folder."""
+async def _freed(request: TakeOver, draft: Draft) -> Draft:
+    """The draft, once nobody else has its conversation; without a worktree it stays in its folder.
+
+    Raises what `end` raises, and `ConflictError` if the task exists.
+    """
+    if draft.exists:
+        raise ConflictError(
+            f"There is a task {draft.task.name} already; choose another name with --name."
+        )
+    await request.end()
+    place = draft.task.worktree if draft.plan else request.cwd
+    return replace(draft, task=replace(draft.task, worktree=place))
+
+
+def _begun(request: StartRequest, previous: Session | None) -> tuple[str | None, str | None]:
+    """The conversation to go on with, and the transcript to fork if it has none of its own."""
+    if isinstance(request, TakeOver):
+        return request.conversation, request.fork_of
+    return (previous.conversation, previous.fork_of) if previous else (None, None)
+
+
+def name_from(folder: str) -> str:
+    """A workspace's, or a task's, name from the name of a folder."""
     allowed = "abcdefghijklmnopqrstuvwxyz0123456789._-"
     kept = "".join(c if c in allowed else "-" for c in folder.lower())
     return kept.strip("._-")[:63] or "project"

@@ -27,6 +27,8 @@ async def test_a_fault_of_our_own_is_a_problem_too_and_goes_on_to_the_log(tmp_pa
         store=store,
         bus=Bus(),
         tasks=broken,
+        foreign=broken,
+        adoption=broken,
         mailbox=Mailbox(store),
         supervisor=broken,
         version="0",

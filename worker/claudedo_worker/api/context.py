@@ -10,7 +10,9 @@ from starlette.responses import Response
 
 from claudedo.model import Task
 from claudedo_worker.access import KEY, Access, Door, Kind
+from claudedo_worker.adoption import Adoption
 from claudedo_worker.bus import Bus
+from claudedo_worker.foreign import ForeignSessions
 from claudedo_worker.mailbox import Mailbox
 from claudedo_worker.store import Store
 from claudedo_worker.supervisor import Supervisor
@@ -24,6 +26,8 @@ class Context:
     store: Store
     bus: Bus
     tasks: Tasks
+    foreign: ForeignSessions
+    adoption: Adoption
     mailbox: Mailbox
     supervisor: Supervisor
     version: str

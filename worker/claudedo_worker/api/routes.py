@@ -20,7 +20,7 @@ from claudedo.errors import (
     VersionError,
 )
 from claudedo_worker.access import KEY, Access, Kind
-from claudedo_worker.api import messages, service, tasks
+from claudedo_worker.api import asks, foreign, messages, service, tasks
 from claudedo_worker.api.context import Context, Handler
 from claudedo_worker.api.problems import http_problem, problem_response, unexpected
 
@@ -57,6 +57,8 @@ ROUTES = (
     Rule("GET", "/api/tasks", tasks.list_tasks, OURS),
     Rule("GET", "/api/tasks/{task}", tasks.show_task, OURS),
     Rule("POST", "/api/start", tasks.start, TERMINAL),
+    Rule("GET", "/api/foreign", foreign.list_foreign, OURS),
+    Rule("POST", "/api/adopt", foreign.adopt, TERMINAL),
     Rule("POST", "/api/tasks/{task}/stop", tasks.stop_task, PEOPLE),
     Rule("POST", "/api/tasks/{task}/restart", tasks.restart_task, TERMINAL),
     Rule("DELETE", "/api/tasks/{task}", tasks.remove_task, PEOPLE),
@@ -68,6 +70,9 @@ ROUTES = (
     Rule("GET", "/api/tasks/{task}/messages", messages.thread, PEOPLE),
     Rule("GET", "/api/messages", messages.search, PEOPLE),
     Rule("GET", "/api/messages/{message}", messages.message, OURS),
+    Rule("GET", "/api/asks", asks.list_asks, PEOPLE),
+    Rule("GET", "/api/asks/{ask}", asks.show_ask, PEOPLE),
+    Rule("POST", "/api/asks/{ask}/decision", asks.decide, PEOPLE),
     Rule("GET", "/api/events", messages.events, PEOPLE),
 )
 """Every route and who may ask. A route that is not here does not exist."""
