@@ -224,6 +224,7 @@ class Recipe:
     copy: tuple[str, ...] = ()
     links: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
+    dir: str | None = None  # where in the worktree the session works
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,12 +14,12 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from claudedo import protocol
+from claudedo import claude_args, protocol
 from claudedo.errors import UsageError
 from claudedo.model import Session, Task
 from claudedo.settings import Settings, make_private
@@ -52,12 +52,6 @@ _STRIPPED = (
     "CLAUDE_EFFORT",
 )
 
-# Refused by name: they would take the conversation out of our hands (cli contract).
-_REFUSED = (
-    *("-p", "--print", "-r", "--resume", "-c", "--continue", "--session-id", "--worktree", "-w"),
-    *("--bg", "--background"),
-)
-_MERGED = ("--settings", "--mcp-config", "--append-system-prompt", "--append-system-prompt-file")
 _BYPASSING = "--dangerously-skip-permissions"
 _OURS = re.compile(r"\$(?:(CLAUDEDO_[A-Z_]+)|\{(CLAUDEDO_[A-Z_]+)\})")
 
@@ -114,30 +108,29 @@ def split_arguments(arguments: Sequence[str], cwd: Path) -> Arguments:
 
     Raises `UsageError` for arguments that claudedo must set itself and for unreadable files.
     """
-    found: dict[str, list[str]] = {flag: [] for flag in _MERGED}
+    claude_args.check(arguments)
+    found: dict[str, list[str]] = {flag: [] for flag in claude_args.MERGED}
     rest: list[str] = []
-    for flag, value in _pairs(arguments):
-        (found[flag] if flag else rest).append(value)
+    for option in claude_args.walk(arguments):
+        if option.name in found:
+            found[option.name] += option.values
+        else:
+            rest += option.words
     texts = [*found["--append-system-prompt"]]
-    texts += [_read(cwd / path) for path in found["--append-system-prompt-file"]]
+    files = found["--append-system-prompt-file"]
+    texts += [claude_args.read_text(cwd / Path(path).expanduser()) for path in files]
     return Arguments(
-        settings=tuple(_json(value, cwd, "--settings") for value in found["--settings"]),
-        servers=tuple(_json(value, cwd, "--mcp-config") for value in found["--mcp-config"]),
+        settings=_contents("--settings", found, cwd),
+        servers=_contents("--mcp-config", found, cwd),
         instructions=tuple(texts),
         rest=tuple(rest),
     )
 
 
-def anchored(arguments: Sequence[str], cwd: Path) -> tuple[str, ...]:
-    """`arguments` with every file of a merged flag named by its absolute path, seen from `cwd`.
-
-    A session starts elsewhere than the command that asked for it. Raises `UsageError`.
-    """
-    return tuple(
-        item
-        for flag, value in _pairs(arguments)
-        for item in ((flag, _anchored(flag, value, cwd)) if flag else (value,))
-    )
+def _contents(
+    flag: str, found: Mapping[str, Sequence[str]], cwd: Path
+) -> tuple[dict[str, Any], ...]:
+    return tuple(claude_args.content(value, cwd, flag) for value in found[flag])
 
 
 def anchored_environment(environ: Mapping[str, str], cwd: Path | None) -> dict[str, str]:
@@ -175,7 +168,7 @@ def prepare(
     folder = make_private(settings.session_dir(session_id))
     programs = install_programs(settings.home)
     credential = secrets.token_urlsafe(32)
-    cwd = Path(task.worktree or task.repo or ".")
+    cwd = workplace(task)
     given = split_arguments(task.launch.claude_args, cwd)
     text = "\n\n".join([_instructions(task, peers), *given.instructions])
     mode = task.launch.permission_mode or default_permission_mode(environ)
@@ -213,12 +206,26 @@ def beginning(session: Session) -> tuple[str, ...]:
 
 def resumed(settings: Settings, task: Task, session: Session) -> list[str]:
     """The arguments to go on in the same holder, with the files that the session began with."""
-    cwd = Path(task.worktree or task.repo or ".")
+    cwd = workplace(task)
     rest = split_arguments(task.launch.claude_args, cwd).rest
     folder = settings.session_dir(session.id)
     words = _words(folder)
     flags = _flags(settings, task, folder, words["permission_mode"], rest)
     return [words["claude"], *beginning(session), *flags]
+
+
+def workplace(task: Task) -> Path:
+    """Where a task's session works: its worktree, or the folder in it that the task file names.
+
+    Raises `UsageError` if there is no such folder, or it leads out of the worktree.
+    """
+    worktree = Path(task.worktree or task.repo or ".")
+    if task.recipe.dir is None:
+        return worktree
+    folder = claude_args.inside(worktree / task.recipe.dir, worktree)
+    if not folder.is_dir():
+        raise UsageError(f"There is no folder {task.recipe.dir!r} (`dir` in its task file).")
+    return folder
 
 
 def grants(settings: Settings, session_id: str) -> frozenset[Kind]:
@@ -423,52 +430,6 @@ def _command(arguments: Sequence[str], timeout: int) -> dict[str, Any]:
 def _words(folder: Path) -> dict[str, Any]:
     words: dict[str, Any] = json.loads((folder / "session.json").read_bytes())
     return words
-
-
-def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Each merged flag with each of its values, and ("", argument) for all that is passed on."""
-    items = list(arguments)
-    while items:
-        item = items.pop(0)
-        flag, glued, value = item.partition("=")
-        if item == "--":
-            raise UsageError("`--` cannot be passed to claude: it would hide claudedo's options.")
-        if flag in _REFUSED:
-            raise UsageError(f"{flag} cannot be passed to claude: claudedo sets it itself.")
-        if flag not in _MERGED:
-            yield "", item
-            continue
-        if not glued and not items:
-            raise UsageError(f"{flag} needs a value.")
-        yield flag, value if glued else items.pop(0)
-        while flag == "--mcp-config" and items and not items[0].startswith("-"):
-            yield flag, items.pop(0)
-
-
-def _anchored(flag: str, value: str, cwd: Path) -> str:
-    is_text = flag == "--append-system-prompt" or value.lstrip().startswith("{")
-    return value if is_text else str(cwd / Path(value).expanduser())
-
-
-def _json(value: str, cwd: Path, flag: str) -> dict[str, Any]:
-    """A flag's value as the CLI takes it: JSON itself, or the path of a file with JSON."""
-    text = value if value.lstrip().startswith("{") else _read(cwd / Path(value).expanduser())
-    try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise UsageError(f"{flag}: {value[:80]} is not JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise UsageError(f"{flag}: {value[:80]} is not a JSON object.")
-    return data
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text.") from error
 
 
 def _write(path: Path, data: Mapping[str, Any]) -> None:

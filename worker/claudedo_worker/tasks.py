@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from claudedo import claude_args
 from claudedo.errors import (
     AmbiguousError,
     ConflictError,
@@ -278,7 +279,7 @@ class Tasks:
             launch=Launch(
                 model=request.model,
                 permission_mode=request.permission_mode,
-                claude_args=launch.anchored(request.claude_args, Path(request.cwd)),
+                claude_args=claude_args.anchored(request.claude_args, Path(request.cwd)),
             ),
             created_at=now(),
         )

@@ -166,6 +166,8 @@ def _only_here(path: Path, main: Path, records: list[str]) -> tuple[str, ...]:
 
 
 def _same_file(one: Path, other: Path) -> bool:
+    if one.is_symlink() and one.readlink() == other:
+        return True  # a link of the task file's `links`
     if one.is_symlink() or other.is_symlink():
         return one.is_symlink() and other.is_symlink() and one.readlink() == other.readlink()
     return one.is_file() and other.is_file() and filecmp.cmp(one, other, shallow=False)

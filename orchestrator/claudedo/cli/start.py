@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from claudedo import claude_args
 from claudedo.cli import options, progress, render
 from claudedo.cli.exits import Exit
 from claudedo.errors import UntrustedError, UsageError
@@ -21,19 +22,6 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 _CLAUDE_ARGS = "claudedo.claude_args"
-
-# What would take the session out of our hands, and what to do instead.
-_REFUSED = {
-    "--resume": "`claudedo restart` resumes a conversation",
-    "-r": "`claudedo restart` resumes a conversation",
-    "--continue": "`claudedo restart` resumes a conversation",
-    "-c": "`claudedo restart` resumes a conversation",
-    "--session-id": "claudedo chooses the conversation's id",
-    "--print": "claudedo runs sessions in a terminal",
-    "-p": "claudedo runs sessions in a terminal",
-    "--worktree": "claudedo makes the worktree; see its own --worktree and --here",
-    "-w": "claudedo makes the worktree; see its own --worktree and --here",
-}
 
 
 class WithClaudeArgs(TyperCommand):
@@ -102,7 +90,8 @@ def start(
 
     Example: claudedo start backend="Add the API" frontend -- --model opus
     """
-    claude_args = _checked(context.meta.get(_CLAUDE_ARGS, []))
+    given = context.meta.get(_CLAUDE_ARGS, [])
+    claude_args.check(given)
     tasks = _with_prompt([_parse(name) for name in names], prompt_file)
     _check_together(tasks, in_place=in_place, worktree=worktree, branch=branch, attach=attach)
     client = options.worker()
@@ -118,7 +107,7 @@ def start(
         "trust": trust,
         "permission_mode": permission_mode,
         "model": model,
-        "claude_args": claude_args,
+        "claude_args": given,
         "env": dict(os.environ),
         "workspace": workspace,
     }
@@ -163,16 +152,6 @@ def read_text(file: str) -> str:
         raise UsageError(f"{file} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{file} is not UTF-8 text (at byte {error.start}).") from error
-
-
-def _checked(arguments: list[str]) -> list[str]:
-    """The arguments for `claude`; raises `UsageError` for one that claudedo must refuse."""
-    for argument in arguments:
-        name = argument.partition("=")[0]
-        short = argument[:2] if not argument.startswith("--") else name
-        if reason := _REFUSED.get(name) or _REFUSED.get(short):
-            raise UsageError(f"{name} cannot be given to claude: {reason}.")
-    return arguments
 
 
 def _check_together(

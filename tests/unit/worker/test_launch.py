@@ -68,19 +68,24 @@ def test_without_a_name_the_session_is_named_after_its_task(
     assert argv[argv.index("--name") + 1] == "backend"
 
 
-@pytest.mark.parametrize(
-    "flag", ["-p", "--resume", "--resume=x", "--session-id", "--worktree", "--continue", "--bg"]
-)
-def test_arguments_that_take_the_conversation_out_of_our_hands_are_refused_by_name(
-    flag: str,
+@pytest.mark.parametrize("arguments", [["--resume=x"], ["-rx"], ["--verbose", "--", "text"]])
+def test_arguments_that_would_get_in_our_way_are_refused(arguments: list[str]) -> None:
+    with pytest.raises(UsageError, match=r"--resume|-r|`--`"):
+        launch.split_arguments(arguments, Path())
+
+
+def test_a_session_works_in_the_folder_of_its_worktree_that_the_task_file_names(
+    tmp_path: Path,
 ) -> None:
-    with pytest.raises(UsageError, match=flag.partition("=")[0]):
-        launch.split_arguments(["--verbose", flag], Path())
-
-
-def test_a_bare_double_dash_is_refused_because_it_would_hide_our_own_options() -> None:
-    with pytest.raises(UsageError, match="`--`"):
-        launch.split_arguments(["--verbose", "--", "text"], Path())
+    (tmp_path / "wt/api").mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "wt/out").symlink_to("../other")
+    given = replace(task(tmp_path), worktree=str(tmp_path / "wt"))
+    assert launch.workplace(given) == tmp_path / "wt"
+    assert launch.workplace(replace(given, recipe=Recipe(dir="api"))) == tmp_path / "wt/api"
+    for place, sentence in {"out": "leads out of", "none": "There is no folder 'none'"}.items():
+        with pytest.raises(UsageError, match=sentence):
+            launch.workplace(replace(given, recipe=Recipe(dir=place)))
 
 
 def test_relative_paths_in_the_environment_are_seen_from_the_shell_that_asked() -> None:
