@@ -21,6 +21,7 @@ from claudedo.cli import (
     demo,
     doctor,
     message,
+    options,
     page,
     render,
     start,
@@ -124,11 +125,22 @@ def root(
 
     Begin with [bold]claudedo start backend frontend[/bold], then [bold]claudedo ls[/bold],
     [bold]claudedo attach backend[/bold] and [bold]claudedo send backend "..."[/bold].
+    By itself, on a terminal, [bold]claudedo[/bold] shows the live list of all of them.
     """
-    if context.invoked_subcommand is None:
-        text = context.get_help()  # drawn at once, and empty, where typer has rich
-        if text:
-            render.show(text)
+    if context.invoked_subcommand is not None:
+        return
+    if render.can_show_screens():
+        raise typer.Exit(_live_list())
+    text = context.get_help()  # drawn at once, and empty, where typer has rich
+    if text:
+        render.show(text)
+
+
+def _live_list() -> int:
+    client = options.worker()  # before the slow import: a worker that is missing starts meanwhile
+    from claudedo.cli.board import show
+
+    return show(client)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import re
 import sys
 import time
@@ -89,6 +90,12 @@ def out_is_terminal() -> bool:
 def notes_are_seen() -> bool:
     """True if a person reads the notes as they come."""
     return sys.stderr.isatty()
+
+
+def can_show_screens() -> bool:
+    """True if a person is at a terminal that can place text anywhere, and nothing is piped."""
+    placeable = os.environ.get("TERM", "") not in ("", "dumb", "unknown")
+    return placeable and all(one.isatty() for one in (sys.stdin, sys.stdout, sys.stderr))
 
 
 def can_ask() -> bool:
