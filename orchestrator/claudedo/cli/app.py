@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from claudedo import settings
 from claudedo.cli import (
+    adopt,
     ask,
     demo,
     doctor,
@@ -98,7 +99,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="rich",
 )
-for group in (start, task, terminal, ask, triage, message, page, demo, doctor, uninstall):
+for group in (start, adopt, task, terminal, ask, triage, message, page, demo, doctor, uninstall):
     app.add_typer(group.app)
 app.add_typer(worker.app, name="worker", rich_help_panel="Service")
 
@@ -137,7 +138,7 @@ def root(
 
 
 def _live_list() -> int:
-    client = options.worker()  # before the slow import: a worker that is missing starts meanwhile
+    client = options.worker()
     from claudedo.cli.board import show
 
     return show(client)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,6 +40,17 @@ def here() -> str:
         return str(Path.cwd())
     except FileNotFoundError as error:
         raise UsageError("This directory does not exist any more; `cd` elsewhere.") from error
+
+
+def config_dir() -> str:
+    """Where a `claude` of this shell keeps its files, absolute."""
+    chosen = os.environ.get("CLAUDE_CONFIG_DIR")
+    return str(Path(here(), chosen)) if chosen else str(Path.home() / ".claude")
+
+
+def everything(client: WorkerClient, workspace: str | None = None) -> list[dict[str, Any]]:
+    """What `ls` lists: the tasks, then the Claude sessions that are not ours."""
+    return client.tasks(workspace) + client.foreign(workspace, config_dir())
 
 
 def find(client: WorkerClient, target: str, workspace: str | None) -> dict[str, Any]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-_CLAUDE_ARGS = "claudedo.claude_args"
+CLAUDE_ARGS = "claudedo.claude_args"
 
 
 class WithClaudeArgs(TyperCommand):
@@ -30,7 +30,7 @@ class WithClaudeArgs(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if "--" in args:
             at = args.index("--")
-            ctx.meta[_CLAUDE_ARGS] = args[at + 1 :]
+            ctx.meta[CLAUDE_ARGS] = args[at + 1 :]
             args = args[:at]
         return super().parse_args(ctx, args)
 
@@ -90,7 +90,7 @@ def start(
 
     Example: claudedo start backend="Add the API" frontend -- --model opus
     """
-    given = context.meta.get(_CLAUDE_ARGS, [])
+    given = context.meta.get(CLAUDE_ARGS, [])
     claude_args.check(given)
     tasks = _with_prompt([_parse(name) for name in names], prompt_file)
     _check_together(tasks, in_place=in_place, worktree=worktree, branch=branch, attach=attach)

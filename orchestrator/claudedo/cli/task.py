@@ -42,18 +42,21 @@ def ls(
 ) -> None:
     """List the tasks of all workspaces and what their sessions are doing.
 
+    The machine's other Claude sessions follow, marked "not ours"; `claudedo adopt` brings one in.
+
     Example: claudedo ls --json
     """
     client = options.worker()
     if watch:
         _watch(client, workspace, json_output=json_output)
         return
-    tasks = client.tasks(workspace)
+    if quiet:
+        for task in client.tasks(workspace):
+            render.show(task["id"])
+        return
+    tasks = options.everything(client, workspace)
     if json_output:
         render.as_json(tasks)
-    elif quiet:
-        for task in tasks:
-            render.show(task["id"])
     elif tasks:
         render.table(_HEADS, _rows(tasks))
     elif workspace:
@@ -106,7 +109,7 @@ def _states(
     """The list now, after every event, and after `pause` seconds without one."""
     seen = latest(client)
     while True:
-        yield client.tasks(workspace)
+        yield options.everything(client, workspace)
         time.sleep(BURST_SECONDS)
         seen = client.events(seen, pause)["next"]
 

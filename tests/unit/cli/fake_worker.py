@@ -107,6 +107,7 @@ class FakeWorker:
     tasks: dict[str, Json] = field(default_factory=dict)
     threads: dict[str, list[Json]] = field(default_factory=dict)
     asks: dict[str, Json] = field(default_factory=dict)
+    foreign: list[Json] = field(default_factory=list)  # sessions that are not ours
     logs: dict[str, list[Json]] = field(default_factory=dict)
     failures: dict[str, Json] = field(default_factory=dict)  # "METHOD /path" -> problem
     drops: dict[str, int] = field(default_factory=dict)  # "METHOD /path" -> answers to lose
@@ -171,6 +172,11 @@ class FakeWorker:
                 return self._resolve(query)
             case ("GET", "api", "tasks"):
                 return 200, self._list(query.get("workspace"))
+            case ("GET", "api", "foreign"):
+                wanted = query.get("workspace")
+                return 200, [one for one in self.foreign if wanted in (None, one["workspace"])]
+            case ("POST", "api", "adopt"):
+                return self._adopt(body)
             case ("POST", "api", "start"):
                 return self._start(body)
             case ("POST" | "DELETE", "api", "peers"):
@@ -232,6 +238,14 @@ class FakeWorker:
         made = [{"id": _id(one), "name": one["name"], "created": True} for one in order["tasks"]]
         return 200, {"tasks": made}
 
+    def _adopt(self, order: Json) -> tuple[int, Any]:
+        if not order["now"] and not order["fork"] and any(_works(one) for one in self.foreign):
+            detail = f"{order['target']} is busy; use --now to end it all the same."
+            return 409, problem_of("busy", detail, 409)
+        name = order["name"] or "adopted"
+        self.add(task(name, worktree="/src/shop"))
+        return 200, {"task": {"id": f"t_{name.upper()}", "name": name}, "ended": 815, "left": [816]}
+
     def _events(self, after: int, wait: float) -> Json:
         with self.news:
             self.news.wait_for(lambda: len(self.events) > after, timeout=min(wait, 5))
@@ -288,6 +302,10 @@ class FakeWorker:
                 upto = min(len(lines), after + 2)
                 return 200, {"lines": lines[after:upto], "next": upto, "ended": after >= upto}
         return 404, problem_of("not_found", "no such verb", 404)
+
+
+def _works(one: Json) -> bool:
+    return one["session"]["state"] != "idle"
 
 
 def _id(order: Json) -> str:

@@ -33,6 +33,7 @@ STATUSES = {
     "refused": 5,
     "untrusted": 5,
     "conflict": 5,
+    "busy": 5,
     "unauthorized": 5,
     "forbidden": 5,
     "version": 1,
