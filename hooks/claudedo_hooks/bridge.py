@@ -34,7 +34,8 @@ HOOK_TOOL = "hook"
 """The unlisted tool that every `mcp_tool` hook calls (docs/claude-cli.md 22.1)."""
 
 HELD_EVENTS = frozenset({"PermissionRequest"})
-"""Hook events whose answer may take a person any time (docs/claude-cli.md 22.4)."""
+"""Hook events whose answer may take a person any time (docs/claude-cli.md 22.4). The worker is told
+when the client gives one up, and after a reconnect which ones are still waiting."""
 
 LINE_LIMIT = 16 * 1024 * 1024
 """Bytes of one line, both ways, and of what may wait for a reader that does not read."""
@@ -128,12 +129,19 @@ class Call:
         """Whether the session stands still meanwhile, so that no answer beats a late one."""
         return self.hook is not None and self.event not in HELD_EVENTS
 
+    @property
+    def held(self) -> bool:
+        """Whether a person may take any time for the answer."""
+        return self.hook is not None and self.event in HELD_EVENTS
+
 
 class Link:
     """The connection to the worker, or the wait for the next attempt at one."""
 
     def __init__(self, session: Message) -> None:
         self._session = session
+        # Hook calls are numbered from one in each process: the name tells whose number it is.
+        self._name = os.urandom(8).hex()
         self._socket: socket.socket | None = None
         self._lines = Lines()
         self._since = 0.0
@@ -207,6 +215,7 @@ class Link:
             "protocol": self._session["protocol"],
             "session": self._session["session"],
             "credential": self._session["credential"],
+            "name": self._name,
             "pid": os.getpid(),
             "parent": os.getppid(),
         }
@@ -231,6 +240,7 @@ class Bridge:
         self._asks_made = 0
         self._greeting = b""
         self._greeted = b""
+        self._reconnects = False
         self._refused = False
         self._silent = False
 
@@ -377,6 +387,8 @@ class Bridge:
             if call is None:
                 return
             self._forget(call)
+            if call.held:
+                self._to_worker(encode({"hook": {"id": call.hook, "cancelled": True}}))
             if call.hook is not None:  # the worker never heard of the request that carried it
                 return
         self._to_worker(line)
@@ -424,6 +436,10 @@ class Bridge:
         self._refused = False
         for line in (self._greeting, self._greeted):
             self._to_worker(line)
+        if self._reconnects:
+            held = [call.hook for call in self._calls.values() if call.held]
+            self._to_worker(encode({"held": held}))
+        self._reconnects = True
         for call in self._calls.values():
             self._to_worker(call.line)
 

@@ -327,6 +327,7 @@ class Ask:
     agent: str | None  # the subagent that asks
     call: str | None
     opened_at: str
+    tool_use_id: str | None = None  # the tool call that it is about, where that is known
     closed_at: str | None = None
     outcome: AskOutcome | None = None
     decided_by: DecidedBy | None = None

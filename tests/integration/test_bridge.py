@@ -96,6 +96,7 @@ class Connection:
         self._reader = LineReader(accepted.fileno())
         self.read = self._reader.read
         self.expect_nothing = self._reader.expect_nothing
+        self.held: list[int] = []
 
     def send(self, message: Json) -> None:
         """Writes one line."""
@@ -237,12 +238,13 @@ class Stage:
         return bridge, connection
 
     def restart_worker(self) -> Connection:
-        """A new worker's connection, the repeated handshake already read."""
+        """A new worker's connection, the repeated handshake already read, and what is held."""
         self.worker.stop()
         self.worker.start()
         connection = self.worker.welcome()
         assert connection.read() == {"mcp": INITIALIZE}
         assert connection.read() == {"mcp": INITIALIZED}
+        connection.held = connection.read()["held"]
         return connection
 
 
@@ -361,6 +363,7 @@ def test_hello_shows_the_credential_and_who_is_asking(stage: Stage) -> None:
 
     hello = stage.worker.accept().read()
 
+    assert len(hello["hello"].pop("name")) == 16
     assert hello == {
         "hello": {
             "kind": "bridge",
@@ -597,9 +600,8 @@ def test_a_hook_is_answered_with_nothing_at_once_when_its_worker_dies(stage: Sta
     stage.worker.stop()
 
     assert bridge.read(HURRY) == hook_answer(1, "{}")
-    stage.worker.start()
-    worker = stage.worker.welcome()
-    assert [worker.read(), worker.read()] == [{"mcp": INITIALIZE}, {"mcp": INITIALIZED}]
+    worker = stage.restart_worker()
+    assert worker.held == []
     worker.expect_nothing()
 
 
@@ -631,17 +633,56 @@ def test_a_stuck_worker_costs_the_full_patience_only_once(stage: Stage) -> None:
     bridge.expect_nothing(HURRY)  # it has spoken, so it is waited for again
 
 
-def test_a_cancelled_hook_is_forgotten_and_its_late_answer_dropped(stage: Stage) -> None:
+def test_a_cancelled_held_hook_is_told_and_forgotten_and_its_late_answer_dropped(
+    stage: Stage,
+) -> None:
     bridge, worker = stage.connected()
     bridge.write(hook(1, "PermissionRequest"))
     sent = worker.read()["hook"]
 
     bridge.write(cancelled(1))
 
-    worker.expect_nothing()
+    assert worker.read() == {"hook": {"id": sent["id"], "cancelled": True}}
     worker.send({"hook": {"id": sent["id"], "output": {"allow": True}}})
     bridge.expect_nothing()
-    stage.restart_worker().expect_nothing()
+    worker = stage.restart_worker()
+    assert worker.held == []
+    worker.expect_nothing()
+
+
+def test_of_a_cancelled_hook_that_nobody_holds_the_worker_is_told_nothing(stage: Stage) -> None:
+    bridge, worker = stage.connected()
+    bridge.write(hook(1, "PreToolUse"))
+    worker.read()
+
+    bridge.write(cancelled(1))
+
+    worker.expect_nothing()
+
+
+def test_what_was_cancelled_while_the_worker_was_away_is_not_among_the_held(stage: Stage) -> None:
+    bridge, worker = stage.connected()
+    bridge.write(hook(1, "PermissionRequest"), hook(2, "PermissionRequest"))
+    numbers = [worker.read()["hook"]["id"] for _ in range(2)]
+    stage.worker.stop()
+
+    bridge.write(cancelled(1), request(3, "ping"))
+    assert bridge.read() == result(3, {})
+    worker = stage.restart_worker()
+
+    assert worker.held == numbers[1:]
+    assert worker.read()["hook"]["id"] == numbers[1]
+
+
+def test_two_bridges_of_a_session_have_different_names(stage: Stage) -> None:
+    stage.worker.start()
+
+    stage.bridge()
+    one = stage.worker.accept().read()["hello"]
+    stage.bridge()
+    other = stage.worker.accept().read()["hello"]
+
+    assert one["name"] != other["name"]
 
 
 def test_a_held_permission_request_survives_two_workers_in_its_place(stage: Stage) -> None:
@@ -652,6 +693,7 @@ def test_a_held_permission_request_survives_two_workers_in_its_place(stage: Stag
 
     for _ in range(2):
         worker = stage.restart_worker()
+        assert worker.held == [first[1]["hook"]["id"]]
         assert [worker.read() for _ in range(3)] == first
     worker.send({"hook": {"id": first[1]["hook"]["id"], "output": {"allow": True}}})
 

@@ -30,6 +30,8 @@ class FakeSession:
         self.listed = 0
         self.hooks: list[tuple[str, dict[str, Any]]] = []
         self.refuses = False
+        self.cancelled: list[str] = []
+        self.held: list[frozenset[str]] = []
 
     def bridge_came(self, bridge: Bridge) -> None:
         self.bridge = bridge
@@ -52,7 +54,13 @@ class FakeSession:
     def tools_listed(self) -> None:
         self.listed += 1
 
-    async def hook(self, event: str, call: dict[str, Any]) -> dict[str, Any]:
+    async def hook_cancelled(self, key: str) -> None:
+        self.cancelled.append(key)
+
+    async def hooks_held(self, keys: frozenset[str]) -> None:
+        self.held.append(keys)
+
+    async def hook(self, event: str, call: dict[str, Any], key: str) -> dict[str, Any]:
         self.hooks.append((event, call))
         if self.refuses:
             raise ConflictError("a message of this attempt is on its way already")

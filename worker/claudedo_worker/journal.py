@@ -42,6 +42,16 @@ def read(path: Path, after: int) -> tuple[list[Entry], int]:
     return entries, after + len(whole)
 
 
+def last_said(path: Path) -> str | None:
+    """The model's last words in a transcript; None if they are not among its last megabyte."""
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        return None
+    entries, _ = read(path, max(0, size - PAGE))
+    return next((entry.text for entry in reversed(entries) if entry.role == "assistant"), None)
+
+
 def _entries(line: bytes) -> list[Entry]:
     try:
         data = json.loads(line)

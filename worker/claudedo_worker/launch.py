@@ -63,6 +63,9 @@ NEVER_BY_OMISSION = (BYPASS, "auto")
 _RULES = ("allow", "ask", "deny", "additionalDirectories")
 _APPROVALS = ("enableAllProjectMcpServers", "enabledMcpjsonServers", "disabledMcpjsonServers")
 
+# What a permission request tells beside what every hook does (13.4).
+_ASKED = ("tool_input", "permission_suggestions")
+
 INSTRUCTIONS = """\
 # claudedo
 
@@ -383,7 +386,8 @@ def _settings(programs: Path, folder: Path) -> dict[str, Any]:
     hooks = {
         "SessionStart": [_command([*shim, "start"], 10), waiter],
         "UserPromptSubmit": [_call("UserPromptSubmit")],
-        "PreToolUse": [_call("PreToolUse")],
+        "PreToolUse": [_call("PreToolUse", "tool_input")],
+        "PermissionRequest": [_call("PermissionRequest", *_ASKED, timeout=ASK_SECONDS)],
         "PostToolBatch": [_call("PostToolBatch")],
         "Stop": [_call("Stop"), waiter],
     }
@@ -411,11 +415,12 @@ def _decisions(task: Task) -> dict[str, Any]:
     return {"permissions": kept, **approved}
 
 
-def _call(event: str) -> dict[str, Any]:
+def _call(event: str, *more: str, timeout: int = 15) -> dict[str, Any]:
     """A hook as a call of the unlisted tool (22.1, 22.2); an absent field becomes ""."""
-    fields = ("tool_name", "tool_use_id", "session_id", "agent_id", "transcript_path")
+    fields = ("tool_name", "tool_use_id", "session_id", "agent_id", "transcript_path", *more)
     call = {"event": event} | {field: f"${{{field}}}" for field in fields}
-    return {"type": "mcp_tool", "server": SERVER, "tool": HOOK_TOOL, "input": call, "timeout": 15}
+    tool = {"type": "mcp_tool", "server": SERVER, "tool": HOOK_TOOL}
+    return {**tool, "input": call, "timeout": timeout}
 
 
 def _command(arguments: Sequence[str], timeout: int) -> dict[str, Any]:

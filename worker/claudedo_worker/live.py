@@ -16,7 +16,8 @@ from typing import Any
 
 from claudedo.model import Session, SessionState, Task
 from claudedo_worker import claude_binary, dialogs, mcp_server, registry
-from claudedo_worker.courier import Courier
+from claudedo_worker.asks import Asks
+from claudedo_worker.courier import HALTED, Courier
 from claudedo_worker.receipts import Receipts
 from claudedo_worker.session_link import Bridge, Waiter
 from claudedo_worker.store import Store
@@ -76,6 +77,7 @@ class LiveSession:
         self.session = session
         self.terminal = terminal
         self.caller = make_caller(self)
+        self.asks = Asks(store, task, session.id)
         self.woken = asyncio.Event()  # look now instead of at the next tick
         self.grants = grants | {dialogs.Kind.CHANNEL}
         self._bridge: Bridge | None = None
@@ -108,6 +110,12 @@ class LiveSession:
             if claude_binary.parse(self.session.cli_version) < KEEPS_SIDE_LINES:
                 await receipts.forget_side_lines()
         self._courier = Courier(self.store, self.task, self.session, self, receipts)
+        await self.asks.load()
+
+    async def close(self) -> None:
+        """The process is gone: what its transcript does not show did not happen."""
+        await self.asks.close()
+        await self.courier.close()
 
     async def change(self, **changes: Any) -> None:
         """Store changes of the record."""
@@ -129,6 +137,7 @@ class LiveSession:
         elif not self._up:
             await self._look_at_dialogs()
         await self._locate()
+        await self._follow_asks()
         await self.courier.step()
         # The courier may have learnt that the channel is closed.
         self.session = self.courier.session
@@ -136,6 +145,8 @@ class LiveSession:
     async def _follow_entry(self, entry: registry.Entry) -> None:
         await self.follow(entry.conversation, None)
         changes: dict[str, Any] = {"state": entry.state, "waiting_for": entry.waiting_for}
+        if entry.state is SessionState.WAITING:
+            changes["waiting_for"] = self.asks.headline() or entry.waiting_for
         if self.session.state is SessionState.STARTING:
             if entry.state is SessionState.IDLE and self._connecting():
                 await self.change(waiting_for="connecting its tools")
@@ -144,6 +155,11 @@ class LiveSession:
             changes["channel"] = self._channel_asked or self.session.channel
             changes["cli_version"] = entry.version or self.session.cli_version
         await self.change(**changes)
+
+    async def _follow_asks(self) -> None:
+        if self.asks.headline() and await self.store.halting(self.task.id):
+            await self.asks.deny_all(HALTED)
+        await self.asks.step(self.session.state)
 
     def _listed(self) -> bool:
         """True once the client listed the tools, here or, as it seems, to an earlier worker."""
@@ -215,6 +231,7 @@ class LiveSession:
                 return
             path = transcript or _text(locate(Path(self.session.config_dir), conversation))
             receipts = await self._receipts(conversation, path)
+            self.asks.conversation_left()
             await self.courier.move(receipts)
             await self.change(conversation=conversation, transcript=path)
 
@@ -237,6 +254,7 @@ class LiveSession:
         """A bridge is connected; an earlier one, if any, is replaced."""
         self._bridge = bridge
         self._bridge_at = time.monotonic()
+        self.asks.bridge_came(bridge.name)
         self.woken.set()
 
     def bridge_left(self, bridge: Bridge) -> None:
@@ -269,6 +287,10 @@ class LiveSession:
         conversation = call.get("session_id")
         if conversation:
             await self.follow(conversation, call.get("transcript_path") or None)
+        self.woken.set()
+        if event == "PermissionRequest":
+            return await self.asks.hold(key, call)
+        self.asks.saw(event, call)
         output = await self.courier.hook(event, call)
         self.woken.set()
         return output
@@ -278,6 +300,16 @@ class LiveSession:
 
     async def hooks_held(self, keys: frozenset[str]) -> None:
         """The client waits for these held hooks, and for none besides that came before."""
+
+    async def hook_cancelled(self, key: str) -> None:
+        """The client does not wait for that held hook any more."""
+        self.asks.cancelled(key)
+        self.woken.set()
+
+    async def hooks_held(self, keys: frozenset[str]) -> None:
+        """The client waits for these held hooks, and for none besides that came before."""
+        self.asks.still_held(keys)
+        self.woken.set()
 
     async def session_started(self, payload: dict[str, Any]) -> dict[str, Any]:
         """The SessionStart hook ran: at start, and after /clear, /resume and a compaction."""

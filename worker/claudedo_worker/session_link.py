@@ -29,6 +29,7 @@ from claudedo_worker import mcp_server
 log = logging.getLogger(__name__)
 
 LINE_LIMIT = 16 * 1024 * 1024
+HELD_EVENTS = frozenset({"PermissionRequest"})  # answered by a person (22.4)
 PING_PATIENCE = 10.0
 HELLO_PATIENCE = 10.0
 _PING = "claudedo-ping-"
@@ -57,8 +58,16 @@ class LinkedSession(Protocol):
         """The client asked for the tools."""
         ...
 
-    async def hook(self, event: str, call: dict[str, Any]) -> dict[str, Any]:
-        """Answer a hook of the session."""
+    async def hook(self, event: str, call: dict[str, Any], key: str) -> dict[str, Any]:
+        """Answer a hook of the session; `key` is the same when its bridge sends it once more."""
+        ...
+
+    async def hook_cancelled(self, key: str) -> None:
+        """The client does not wait for that held hook any more."""
+        ...
+
+    async def hooks_held(self, keys: frozenset[str]) -> None:
+        """The client waits for these held hooks, and for none besides that came before."""
         ...
 
     async def session_started(self, payload: dict[str, Any]) -> dict[str, Any]:
@@ -139,7 +148,7 @@ class SessionServer:
         payload = hello.get("payload") or {}
         match hello["kind"]:
             case "bridge":
-                await Bridge(line).serve(session)
+                await Bridge(line, str(hello.get("name"))).serve(session)
             case "hook":
                 await line.send({"output": await session.session_started(payload)})
             case "waiter":
@@ -191,8 +200,10 @@ class Line:
 class Bridge:
     """A connected bridge: MCP for the tools, hooks beside it, pushes the other way."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: Line, name: str) -> None:
+        self.name = name
         self._line = line
+        self._holding: set[asyncio.Task[None]] = set()
         self._pings: dict[str, asyncio.Future[None]] = {}
         self._numbers = itertools.count()
 
@@ -235,11 +246,32 @@ class Bridge:
             )
             group.create_task(self._forward(from_server))
             async with to_server:
-                while (message := await self._line.receive()) is not None:
-                    if hook := message.get("hook"):
-                        group.create_task(self._answer_hook(session, hook))
-                    elif mcp := message.get("mcp"):
-                        await self._take_mcp(mcp, to_server)
+                try:
+                    while (message := await self._line.receive()) is not None:
+                        if mcp := message.get("mcp"):
+                            await self._take_mcp(mcp, to_server)
+                        else:
+                            await self._take_hook(session, message, group)
+                finally:
+                    for task in self._holding:  # sent again to the next worker
+                        task.cancel()
+
+    async def _take_hook(
+        self, session: LinkedSession, message: dict[str, Any], group: asyncio.TaskGroup
+    ) -> None:
+        hook = message.get("hook") or {}
+        if hook.get("cancelled"):
+            await session.hook_cancelled(self._key(hook.get("id")))
+        elif hook:
+            task = group.create_task(self._answer_hook(session, hook))
+            if hook.get("event") in HELD_EVENTS:
+                self._holding.add(task)
+                task.add_done_callback(self._holding.discard)
+        elif "held" in message:
+            await session.hooks_held(frozenset(map(self._key, message["held"])))
+
+    def _key(self, number: Any) -> str:
+        return f"{self.name}:{number}"
 
     async def _take_mcp(self, mcp: dict[str, Any], to_server: Any) -> None:
         if str(mcp.get("id")).startswith(_PING):
@@ -263,7 +295,8 @@ class Bridge:
     async def _answer_hook(self, session: LinkedSession, hook: dict[str, Any]) -> None:
         output: dict[str, Any] = {}
         try:
-            output = await session.hook(str(hook.get("event")), hook.get("input") or {})
+            event, call = str(hook.get("event")), hook.get("input") or {}
+            output = await session.hook(event, call, self._key(hook.get("id")))
         except ClaudedoError:
             # A tool call must not wait or fail because of us; the message stays where it is.
             log.exception("a hook could not be answered", extra={"action": "hook_failed"})

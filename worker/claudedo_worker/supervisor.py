@@ -26,7 +26,7 @@ from claudedo.errors import ClaudedoError, ConflictError, TimedOutError
 from claudedo.holding import Exit, HolderError
 from claudedo.model import Event, Session, SessionState, Task, new_id, now
 from claudedo.settings import Settings
-from claudedo_worker import dialogs, launch, mcp_server, processes, registry
+from claudedo_worker import asks, dialogs, launch, mcp_server, processes, registry
 from claudedo_worker.claude_binary import Claude
 from claudedo_worker.live import LiveSession
 from claudedo_worker.receipts import Receipts
@@ -346,7 +346,7 @@ class Supervisor:
             live.woken.clear()
             await _first(live.woken.wait(), stop.wait(), live.terminal.wait_exit(), seconds=TICK)
         await self._end_tree(live, politely=stop.is_set())
-        await live.courier.close()
+        await live.close()
 
     async def _look(self, live: LiveSession) -> None:
         try:
@@ -485,6 +485,7 @@ class Supervisor:
         """The session is over: nothing of it runs on, nothing of it stays on disk."""
         self._live.pop(session.id, None)
         await self._end_rest(session.id)
+        await asks.close_all(self._store, session.id)
         await self._dismiss_holder(Path(session.holder_socket or ""))
         await self._store.change_session(
             await self._store.session(session.id),

@@ -13,6 +13,8 @@ CREATE TABLE asks (
     agent      TEXT,
     -- which held call of which bridge it is, so that one sent again by the bridge is known again
     call       TEXT,
+    -- which tool call it is about, so that the transcript tells who decided
+    tool_use_id TEXT,
     opened_at  TEXT NOT NULL,
     closed_at  TEXT,
     outcome    TEXT,

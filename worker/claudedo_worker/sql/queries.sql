@@ -100,9 +100,9 @@ SELECT * FROM sessions WHERE state IN ('starting', 'idle', 'busy', 'waiting');
 
 -- insert_ask: Something only a person can decide
 INSERT INTO asks (id, task_id, session_id, kind, title, body, tool, input, suggestions, agent, call,
-                  opened_at)
+                  tool_use_id, opened_at)
 VALUES (:id, :task_id, :session_id, :kind, :title, :body, :tool, :input, :suggestions, :agent, :call,
-        :opened_at);
+        :tool_use_id, :opened_at);
 
 -- close_ask: It is decided, or gone; the first to say so wins
 UPDATE asks SET closed_at = :at, outcome = :outcome, decided_by = :decided_by, decision = :decision

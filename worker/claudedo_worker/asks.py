@@ -1,0 +1,408 @@
+"""The asks of one live session: held permission requests, their decisions, and who was first.
+
+A request is held from the hook call until it is decided here, or the session shows that it was
+decided or given up there. What is stored comes first, then it is handed over; who really decided is
+read from the transcript, which outlives every process (docs/asks.md). Knows neither HTTP nor what
+a terminal looks like.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from claudedo.errors import ConflictError
+from claudedo.model import Ask, AskKind, AskOutcome, DecidedBy, SessionState, Task, new_id, now
+from claudedo_worker import ask_text, decision
+from claudedo_worker.decision import Decision, Output, Ruling
+from claudedo_worker.store import Store
+from claudedo_worker.verdict import Verdict, Verdicts, of_subagent
+
+log = logging.getLogger(__name__)
+
+HELD_PATIENCE = 10.0
+"""Seconds that a decision waits for a bridge which sends its held call to a new worker again."""
+
+PROOF_PATIENCE = 3.0
+"""Seconds within which the transcript shows who decided (measured: up to 0.6)."""
+
+LEFT = 1.0
+"""Seconds after a dialog's end within which a refusal there is on disk; else it was a yes."""
+
+GIVEN_UP = 2.0
+"""Seconds after a cancelled request within which the transcript says why."""
+
+GLANCE = 0.02
+CALLS_KEPT = 200
+
+
+@dataclass
+class Held:
+    """One ask of which the session may still say something."""
+
+    ask: Ask
+    verdicts: Verdicts | None
+    answer: asyncio.Future[Output] | None = None  # None: its bridge has not sent it (again) yet
+    shown: bool = False  # the terminal was seen waiting since it is there
+    left_at: float | None = None  # when the terminal stopped waiting, or the session went on
+    given_up_at: float | None = None
+    ruling: Ruling | None = None  # decided here
+    bare: bool = True
+    closed: asyncio.Event = field(default_factory=asyncio.Event)  # nothing more will be said
+
+    @property
+    def agent(self) -> str:
+        """The subagent that asks; empty for the main conversation."""
+        return self.ask.agent or ""
+
+    def verdict(self) -> Verdict:
+        """What the transcript says of it."""
+        if self.verdicts is None or self.ask.tool_use_id is None:
+            return Verdict()
+        return self.verdicts.of(self.ask.tool_use_id)
+
+    def hand_over(self, output: Output) -> None:
+        """Answer the held call, once."""
+        if self.answer is not None and not self.answer.done():
+            self.answer.set_result(output)
+
+
+class Asks:
+    """What one session asks. Its methods run on the worker's one event loop."""
+
+    def __init__(
+        self,
+        store: Store,
+        task: Task,
+        session_id: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._task = task
+        self._session_id = session_id
+        self._clock = clock
+        self._held: dict[str, Held] = {}
+        self._calls: OrderedDict[str, tuple[str, str, str]] = OrderedDict()
+        self._files: dict[Path, Verdicts] = {}
+        self._state = SessionState.STARTING
+        self._closing = asyncio.Lock()
+
+    async def load(self) -> None:
+        """Take up what an earlier worker left open; the bridge will send the calls again."""
+        for ask in await self._store.open_asks():
+            if ask.session_id == self._session_id:
+                self._held[ask.id] = Held(ask, None)
+
+    def headline(self) -> str | None:
+        """What the session waits for, in a line; None if it asks nothing."""
+        waiting = sorted(self._open(), key=lambda held: (held.agent != "", held.ask.opened_at))
+        return f"{waiting[0].ask.kind}: {waiting[0].ask.title}" if waiting else None
+
+    # What the session's hooks say
+
+    async def hold(self, key: str, call: dict[str, Any]) -> Output:
+        """The answer to a held PermissionRequest; `{}` if it was not decided here.
+
+        `key` says which call of which bridge it is: the same call sent again finds its ask.
+        """
+        for earlier in self._open(call.get("agent_id") or ""):
+            if earlier.ask.call != key:  # asked one after the other (13.11): that one is over
+                earlier.left_at = earlier.left_at or self._clock()
+        ask = await self._store.add_ask(await self._draft(key, call))
+        if ask.closed_at is not None and ask.decided_by is not DecidedBy.USER:
+            return {}
+        held = self._held.setdefault(ask.id, Held(ask, None))
+        held.verdicts = self._file(call)
+        held.given_up_at = None
+        if ask.closed_at is not None:  # decided, and perhaps not handed over before
+            held.ruling = held.ruling or decision.of_kept(ask)
+            return held.ruling.output
+        answer: asyncio.Future[Output] = asyncio.get_running_loop().create_future()
+        held.answer = answer
+        try:
+            return await answer
+        finally:
+            if held.answer is answer:
+                held.answer = None
+
+    def saw(self, event: str, call: dict[str, Any]) -> None:
+        """Another hook of the session: what it tells of the asks of the same agent."""
+        agent = call.get("agent_id") or ""
+        if event == "PreToolUse" and call.get("tool_use_id"):
+            about = (agent, str(call.get("tool_name")), str(call.get("tool_input")))
+            self._calls[call["tool_use_id"]] = about
+            if len(self._calls) > CALLS_KEPT:
+                self._calls.popitem(last=False)
+        elif event in ("PostToolBatch", "Stop"):
+            for held in self._open(agent):
+                held.left_at = held.left_at or self._clock()
+
+    def cancelled(self, key: str) -> None:
+        """The client gave up a held call: refused in its dialog, or cut off with the turn."""
+        for held in self._held.values():
+            if held.ask.call == key:
+                self._give_up(held)
+
+    def still_held(self, keys: frozenset[str]) -> None:
+        """A bridge is back and says which calls it holds; the others ended meanwhile."""
+        for held in self._held.values():
+            if held.ask.call not in keys:
+                self._give_up(held)
+
+    def bridge_came(self, name: str) -> None:
+        """A bridge is there: what another one held is lost."""
+        for held in self._held.values():
+            if not str(held.ask.call).startswith(f"{name}:"):
+                self._give_up(held)
+
+    def conversation_left(self) -> None:
+        """Another conversation goes on (/clear): the main one asks nothing any more."""
+        for held in self._open(""):
+            self._give_up(held)
+
+    # What the watch does
+
+    async def step(self, state: SessionState) -> None:
+        """Close what the session decided or gave up; find out who was first where it is open."""
+        self._state = state
+        for held in list(self._held.values()):
+            self._note_terminal(held)
+            await self._judge(held)
+
+    async def deny_all(self, reason: str) -> None:
+        """A person halted the session: say no to all that it asks."""
+        for held in self._open():
+            if held.answer is not None:
+                await self._rule(held, Decision(decision=decision.DENY, reason=reason))
+
+    async def close(self) -> None:
+        """The process is gone: nobody can decide what it asked."""
+        for held in list(self._held.values()):
+            await self._judge(held)
+            if not held.closed.is_set() and held.ruling is None:
+                await self._finish(held, AskOutcome.GONE, DecidedBy.SESSION)
+
+    # What a person decides
+
+    async def decide(self, ask_id: str, said: Decision) -> Ask:
+        """Decide an ask; returns it once it is known who decided, or after a few seconds.
+
+        Raises `ConflictError` if somebody else did, `UsageError` and `RefusedError` if the decision
+        does not fit the ask.
+        """
+        decision.rule(await self._store.ask(ask_id), said)
+        held = await self._reached(ask_id)
+        if held is None or held.given_up_at is not None or held.left_at is not None:
+            await self._over(held)
+            raise conflict(await self._store.ask(ask_id))
+        await self._rule(held, said)
+        await self._proven(held)
+        ask = await self._store.ask(ask_id)
+        same = held.ruling is not None and ask.outcome is held.ruling.outcome and held.bare
+        if ask.decided_by is not DecidedBy.USER and not same:
+            raise conflict(ask)
+        return ask
+
+    async def _reached(self, ask_id: str) -> Held | None:
+        """The held call of an open ask; None if it is closed. Raises `ConflictError`."""
+        until = self._clock() + HELD_PATIENCE
+        while True:
+            held = self._held.get(ask_id)
+            if held is None or held.ruling is not None:
+                return None
+            if held.answer is not None or held.given_up_at is not None:
+                return held
+            if self._clock() >= until:
+                raise ConflictError(
+                    f"{self._task.name} is not connected to claudedo just now; answer at its "
+                    f"terminal: `claudedo attach {self._task.name}`."
+                )
+            await asyncio.sleep(GLANCE)
+
+    async def _rule(self, held: Held, said: Decision) -> None:
+        """Store the decision, then hand it over. Raises `ConflictError` if it is not the first."""
+        ruling = decision.rule(held.ask, said)
+        ask, first = await self._store.close_ask(
+            held.ask.id, ruling.outcome, DecidedBy.USER, ruling.kept
+        )
+        if not first:
+            raise conflict(ask)
+        held.ask, held.ruling, held.bare = ask, ruling, said.is_bare
+        held.hand_over(ruling.output)
+
+    async def _proven(self, held: Held) -> None:
+        """Wait, up to a few seconds, until the transcript shows who decided."""
+        until = self._clock() + PROOF_PATIENCE
+        while not held.closed.is_set() and self._clock() < until:
+            await self._judge(held)
+            await asyncio.sleep(GLANCE)
+
+    async def _over(self, held: Held | None) -> None:
+        if held is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(held.closed.wait(), PROOF_PATIENCE)
+
+    # Judging
+
+    def _note_terminal(self, held: Held) -> None:
+        """Follow the dialog of an ask: it is there while the terminal waits, and then it is not.
+
+        A subagent's ask may have none (13.11), so where the main conversation asks, too, the dialog
+        is taken for that one's.
+        """
+        mains = self._open("")
+        if held.ruling is not None or held.answer is None or (held.agent and mains):
+            return
+        if self._state is SessionState.WAITING:
+            held.shown = True
+        elif held.shown:
+            held.left_at = held.left_at or self._clock()
+
+    async def _judge(self, held: Held) -> None:
+        async with self._closing:
+            if not held.closed.is_set():
+                verdict = await asyncio.to_thread(held.verdict)
+                await (self._prove(held, verdict) if held.ruling else self._notice(held, verdict))
+
+    async def _notice(self, held: Held, verdict: Verdict) -> None:
+        """Close an open ask if it was decided in the session, or nobody can decide it any more."""
+        if verdict.hook or verdict.result:
+            await self._finish(held, _outcome(held.ask, verdict), DecidedBy.TERMINAL)
+        elif held.given_up_at is not None:
+            if self._clock() - held.given_up_at > GIVEN_UP:
+                await self._finish(held, AskOutcome.GONE, DecidedBy.SESSION)
+        elif held.left_at is not None and self._clock() - held.left_at > LEFT:
+            await self._finish(held, _outcome(held.ask, Verdict()), DecidedBy.TERMINAL)
+
+    async def _prove(self, held: Held, verdict: Verdict) -> None:
+        """Compare a decision made here with what the session shows of it."""
+        if verdict.hook:
+            self._forget(held)
+        elif verdict.result:
+            await self._correct(held, _outcome(held.ask, verdict))
+        elif held.given_up_at is not None and self._clock() - held.given_up_at > GIVEN_UP:
+            await self._correct(held, AskOutcome.GONE)
+        elif held.verdicts is None or held.ask.tool_use_id is None:
+            self._forget(held)  # no way to tell; the answer was the first that we know of
+
+    async def _finish(self, held: Held, outcome: AskOutcome, decided_by: DecidedBy) -> None:
+        held.ask, _ = await self._store.close_ask(held.ask.id, outcome, decided_by)
+        held.hand_over({})
+        self._forget(held)
+
+    async def _correct(self, held: Held, outcome: AskOutcome) -> None:
+        by = DecidedBy.SESSION if outcome is AskOutcome.GONE else DecidedBy.TERMINAL
+        log.info("decided elsewhere", extra={"action": "ask_corrected", "ask": held.ask.id})
+        held.ask = await self._store.correct_ask(held.ask.id, outcome, by)
+        self._forget(held)
+
+    def _forget(self, held: Held) -> None:
+        self._held.pop(held.ask.id, None)
+        held.closed.set()
+
+    def _give_up(self, held: Held) -> None:
+        held.given_up_at = held.given_up_at or self._clock()
+
+    def _open(self, agent: str | None = None) -> list[Held]:
+        """The asks that nobody decided, of one agent or of all."""
+        return [
+            held
+            for held in self._held.values()
+            if held.ruling is None and agent in (None, held.agent)
+        ]
+
+    # Reading a call
+
+    async def _draft(self, key: str, call: dict[str, Any]) -> Ask:
+        tool, given = str(call.get("tool_name") or ""), _object(call.get("tool_input"))
+        folder = self._task.worktree or self._task.repo
+        kind, title, body = await asyncio.to_thread(
+            ask_text.describe, tool, given, Path(folder) if folder else None
+        )
+        return Ask(
+            id=new_id("k"),
+            task_id=self._task.id,
+            session_id=self._session_id,
+            kind=kind,
+            title=title,
+            body=body,
+            tool=tool,
+            input=given,
+            suggestions=_objects(call.get("permission_suggestions")),
+            agent=call.get("agent_id") or None,
+            call=key,
+            tool_use_id=self._tool_use(call),
+            opened_at=now(),
+        )
+
+    def _tool_use(self, call: dict[str, Any]) -> str | None:
+        """Which tool call it is: the oldest equal one that its agent announced and not yet asked.
+
+        The request itself does not say (13.4); the PreToolUse hook just before it does.
+        """
+        about = (
+            call.get("agent_id") or "",
+            str(call.get("tool_name")),
+            str(call.get("tool_input")),
+        )
+        found = next((own for own, known in self._calls.items() if known == about), None)
+        if found is not None:
+            del self._calls[found]
+        return found
+
+    def _file(self, call: dict[str, Any]) -> Verdicts | None:
+        if not call.get("transcript_path"):
+            return None
+        path = Path(call["transcript_path"])
+        if agent := call.get("agent_id"):
+            path = of_subagent(path, agent)
+        return self._files.setdefault(path, Verdicts(path))
+
+
+def conflict(ask: Ask) -> ConflictError:
+    """Why an ask cannot be decided any more."""
+    if ask.closed_at is None:
+        return ConflictError("The session is just going on without an answer; look again.")
+    if ask.outcome is AskOutcome.GONE:
+        return ConflictError("Nobody can answer this any more: the session went on without.")
+    where = "in its terminal" if ask.decided_by is DecidedBy.TERMINAL else "here"
+    return ConflictError(f"This was {ask.outcome} {where} already.")
+
+
+async def close_all(store: Store, session_id: str) -> None:
+    """The session is over: what it still asked is gone."""
+    for ask in await store.open_asks():
+        if ask.session_id == session_id:
+            await store.close_ask(ask.id, AskOutcome.GONE, DecidedBy.SESSION)
+
+
+def _outcome(ask: Ask, verdict: Verdict) -> AskOutcome:
+    if verdict.hook == "deny" or (verdict.hook is None and verdict.result == "rejected"):
+        return AskOutcome.DENIED
+    return AskOutcome.ANSWERED if ask.kind is AskKind.QUESTION else AskOutcome.ALLOWED
+
+
+def _object(text: Any) -> dict[str, Any]:
+    """A substituted object (22.2); what is none is kept under its own name."""
+    try:
+        value = json.loads(text) if isinstance(text, str) else text
+    except ValueError:
+        value = text
+    return value if isinstance(value, dict) else {"tool_input": value}
+
+
+def _objects(text: Any) -> tuple[dict[str, Any], ...]:
+    try:
+        value = json.loads(text) if isinstance(text, str) and text else []
+    except ValueError:
+        return ()
+    found = value if isinstance(value, list) else []
+    return tuple(item for item in found if isinstance(item, dict))

@@ -1,0 +1,97 @@
+"""Who decided about a tool call, as a conversation's transcript tells it.
+
+A decision that a hook made has a line of its own, an attachment `hook_permission_decision` with the
+call's id, written before the tool runs. A decision made in the dialog has none: there the first
+line with that id is the call's result (docs/claude-cli.md 28.1).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+LOOK_BACK = 1024 * 1024
+"""Bytes before the end from which a transcript is read: an ask may have been decided before."""
+
+KEPT = 1000
+"""Calls of which something is remembered."""
+
+_REJECTED = "The user doesn't want to proceed with this tool use"
+_MARKS = (b"hook_permission_decision", b"tool_result")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is known of one tool call."""
+
+    hook: str | None = None  # "allow" or "deny", if a hook decided
+    result: str | None = None  # "rejected" in the dialog, or "ran", whatever came of it
+
+
+class Verdicts:
+    """The verdicts of one growing transcript file: a conversation's, or a subagent's."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offset: int | None = None
+        self._known: OrderedDict[str, Verdict] = OrderedDict()
+
+    def of(self, tool_use_id: str) -> Verdict:
+        """What the file tells of a call up to now."""
+        for line in self._new_lines():
+            if any(mark in line for mark in _MARKS):
+                self._take(line)
+        return self._known.get(tool_use_id, Verdict())
+
+    def _new_lines(self) -> list[bytes]:
+        """The whole lines that were added since the last look."""
+        try:
+            with self.path.open("rb") as file:
+                size = file.seek(0, 2)
+                if self._offset is None or size < self._offset:
+                    self._offset = max(0, size - LOOK_BACK)
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return whole.splitlines()
+
+    def _take(self, line: bytes) -> None:
+        try:
+            value = json.loads(line)
+        except ValueError:
+            return  # half a line, where the reading began
+        if not isinstance(value, dict):
+            return
+        attachment = value.get("attachment")
+        if isinstance(attachment, dict) and attachment.get("type") == "hook_permission_decision":
+            self._know(attachment.get("toolUseID"), hook=str(attachment.get("decision")))
+        message = value.get("message")
+        content = message.get("content") if isinstance(message, dict) else None
+        for block in content if isinstance(content, list) else []:
+            if isinstance(block, dict) and block.get("type") == "tool_result":
+                self._know(block.get("tool_use_id"), result=_result(block))
+
+    def _know(self, tool_use_id: Any, **news: str) -> None:
+        if isinstance(tool_use_id, str):
+            known = self._known.pop(tool_use_id, Verdict())
+            self._known[tool_use_id] = replace(known, **news)
+            if len(self._known) > KEPT:
+                self._known.popitem(last=False)
+
+
+def _result(block: dict[str, Any]) -> str:
+    content = block.get("content")
+    if isinstance(content, list):
+        content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return "rejected" if str(content).startswith(_REJECTED) else "ran"
+
+
+def of_subagent(transcript: Path, agent: str) -> Path:
+    """Where a subagent of that conversation keeps its own lines (docs/claude-cli.md 28.2)."""
+    return transcript.with_suffix("") / "subagents" / f"agent-{agent}.jsonl"
