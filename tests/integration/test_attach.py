@@ -202,6 +202,19 @@ time.sleep(60)
     held.socket.unlink(missing_ok=True)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda one: one.name)
+def test_a_request_to_end_is_passed_on_once_the_terminal_is_given_back(
+    started: Holders, number: signal.Signals
+) -> None:
+    held = started.start(["sh", "-c", "printf '\\033[?25lup'; exec cat"])
+    with terminal(command(held)) as window:
+        window.expect_exact("up")
+        os.kill(window.pid, number)
+        window.expect_exact("\x1b[?25h")
+        assert exit_code(window) is None
+        assert window.signalstatus == number
+
+
 def test_a_large_paste_arrives_whole(started: Holders) -> None:
     code = """
 import os, tty

@@ -43,7 +43,8 @@ def attach(
 
     Returns 0 after detaching, else what a shell would show for the session's end. Raises
     UsageError without a terminal or with unusable detach keys, HolderGoneError when the session
-    cannot be reached or its holder vanishes; the terminal is restored in every case.
+    cannot be reached or its holder vanishes; the terminal is restored in every case. A SIGTERM or
+    SIGHUP is raised again after that, for whoever showed the session.
     """
     keys = DetachKeys(detach_keys)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -52,6 +53,9 @@ def attach(
     with HolderClient.connect(socket_path) as holder:
         attachment = Attachment(holder, keys, read_only=read_only)
         ending = attachment.run()
+    if attachment.sent_away is not None:
+        os.kill(os.getpid(), attachment.sent_away)
+        return 0
     sys.stderr.write(f"{describe(ending)}\n")
     return ending.shell_code if ending else 0
 
@@ -177,6 +181,7 @@ class Attachment:
         self._outgoing = bytearray()
         self._keyboard = sys.stdin.fileno()
         self._display = sys.stdout.fileno()
+        self.sent_away: int | None = None  # the signal that ended it
 
     def run(self) -> Exit | None:
         """Returns how the session ended; None when the person detached or must go."""
@@ -254,7 +259,8 @@ class Attachment:
 
     def _told_to_go(self, alarm: socket.socket) -> bool:
         numbers = set(alarm.recv(4096))
-        if numbers & {signal.SIGTERM, signal.SIGHUP}:
+        if ends := numbers & {signal.SIGTERM, signal.SIGHUP}:
+            self.sent_away = max(ends)  # SIGTERM, if both came
             return True
         if signal.SIGCONT in numbers:  # the shell has put its own settings back meanwhile
             tty.setraw(self._keyboard)
