@@ -209,7 +209,7 @@ def test_a_request_to_end_is_passed_on_once_the_terminal_is_given_back(
     held = started.start(["sh", "-c", "printf '\\033[?25lup'; exec cat"])
     with terminal(command(held)) as window:
         window.expect_exact("up")
-        os.kill(window.pid, number)
+        window.kill(number)
         window.expect_exact("\x1b[?25h")
         assert exit_code(window) is None
         assert window.signalstatus == number
