@@ -6,6 +6,10 @@ It keeps to docs/claude-cli.md in what claudedo relies on: start-up dialog and r
 `kill -9` loses (11.6) and what `--resume` brings back. Its model decides by lot, seeded. It knows
 nothing of claudedo's protocol but the arguments of two tools.
 
+A line `ask TOOL {INPUT}` in a text lets its model call that tool, and the call need permission: the
+held hook and the dialog are asked at once (13, 28). Enter in the terminal allows, Esc refuses and
+ends the turn. An allowed tool does nothing and gives back its input.
+
 Environment: FAKE_CLAUDE_TRUTH (see `fake_conversation`), FAKE_CLAUDE_SEED, FAKE_CLAUDE_LETTERS (how
 many messages it may write to its peers), FAKE_CLAUDE_DEAF (names of tasks whose session has no
 channels, separated by commas).
@@ -28,12 +32,15 @@ import uuid
 from collections.abc import Coroutine, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from tests.support.fake_conversation import Json, Transcript, Truth, marks
 from tests.support.fake_server import VERSION, Server
 
+T = TypeVar("T")
 ASKED = re.compile(r"message (m_[0-9A-Z]{26}) from the peer session")
+ASKS = re.compile(r"^ask (\w+) (\{.*\})$", re.MULTILINE)
+REJECTED = "The user doesn't want to proceed with this tool use. The tool use was rejected."
 REMINDED = "call `mcp__claudedo__check_inbox` now"
 FLUSH = 0.1  # seconds for which a transcript line stays in memory (11.3)
 STOP_LIMIT = 8  # how often the end of one turn may be put off (6.9)
@@ -72,9 +79,10 @@ class Claude:
         self._queued = asyncio.Event()
         self._typed = bytearray()
         self._confirmed = asyncio.Event()
+        self._dialog: asyncio.Future[bool] | None = None  # a permission prompt that is open
         self._new: list[str] = []  # texts that the next request tells for the first time
         self._unanswered: list[str] = []  # marks in the context, until the next answer
-        self._jobs: set[asyncio.Task[None]] = set()
+        self._jobs: set[asyncio.Task[Any]] = set()
         self._waiters: set[asyncio.subprocess.Process] = set()
         self._ending = asyncio.Event()
         self._status = 0
@@ -135,7 +143,9 @@ class Claude:
         if not data:
             return self._end(129)
         for byte in data:
-            if byte == 0x15:
+            if self._dialog is not None and byte in (0x0D, 0x1B):
+                _set(self._dialog, byte == 0x0D)
+            elif byte == 0x15:
                 self._typed.clear()
             elif byte != 0x0D:
                 self._typed.append(byte)
@@ -220,6 +230,8 @@ class Claude:
 
     def _choose(self, steps: int) -> list[Json]:
         """The calls of the model's answer; none ends the turn."""
+        if asked := ASKS.findall(self._latest):
+            return [_call(tool, json.loads(given)) | {"asks": True} for tool, given in asked]
         calls = []
         if self._obey and self._lots.random() < 0.9:
             calls.append(_call("check_inbox", {}))
@@ -242,7 +254,9 @@ class Claude:
 
     async def _batch(self, calls: list[Json]) -> bool:
         """Run calls side by side; True if a hook ends the turn after them (14.2)."""
-        lines = self._assistant(calls)
+        lines = self._assistant([{k: v for k, v in call.items() if k != "asks"} for call in calls])
+        if any("asks" in call for call in calls):
+            return await self._ask_and_run(calls, lines)
         runs = (self._run(call, line) for call, line in zip(calls, lines, strict=True))
         await asyncio.gather(*runs)
         output = await self._hook("PostToolBatch")
@@ -261,6 +275,56 @@ class Claude:
             text = ""
         else:
             text, failed = await self._use_server(call)
+        self._give(call, line, text, failed=failed)
+
+    async def _ask_and_run(self, calls: list[Json], lines: list[str]) -> bool:
+        """Calls that need permission, one after the other (13.11); True if the turn ends."""
+        for call, line in zip(calls, lines, strict=True):
+            about = {"tool_name": call["name"], "tool_input": json.dumps(call["input"])}
+            before = await self._hook("PreToolUse", tool_use_id=call["id"], **about)
+            decided = before.get("hookSpecificOutput") or {}
+            if decided.get("permissionDecision") == "deny":
+                self._give(call, line, decided["permissionDecisionReason"], failed=True)
+                continue
+            text, failed = await self._permission(call, about)
+            self._give(call, line, text, failed=failed)
+            if text == REJECTED:
+                return True
+        output = await self._hook("PostToolBatch")
+        self._attach("PostToolBatch", output)
+        return output.get("continue") is False
+
+    async def _permission(self, call: Json, about: Json) -> tuple[str, bool]:
+        """Ask hook and terminal at once; what the model is told, and whether it was refused."""
+        dialog: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._dialog = dialog
+        suggested = '[{"type":"addRules","rules":[{"toolName":"Bash"}],"behavior":"allow"}]'
+        held = self._job(self._hold(about | {"permission_suggestions": suggested}))
+        self._say("waiting", "permission prompt")
+        waits: list[asyncio.Future[Any]] = [held, dialog]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        self._dialog = None
+        self._say("busy")
+        if dialog.done():
+            if not dialog.result():
+                held.cancel()  # an allowed one stays open (13.5)
+            return (json.dumps(call["input"]), False) if dialog.result() else (REJECTED, True)
+        decision = held.result()
+        if not decision:  # nobody decided: the dialog stays
+            return await self._permission(call, about)
+        allowed = decision["behavior"] == "allow"
+        told = {"type": "hook_permission_decision", "decision": decision["behavior"]}
+        told |= {"toolUseID": call["id"], "hookEvent": "PermissionRequest"}
+        self._transcript.chained("attachment", attachment=told)
+        given = decision.get("updatedInput", call["input"])
+        return (json.dumps(given), False) if allowed else (decision["message"], True)
+
+    async def _hold(self, about: Json) -> Json:
+        """The decision of the held hook; `{}` if it has none."""
+        output = await self._hook("PermissionRequest", **about)
+        return dict((output.get("hookSpecificOutput") or {}).get("decision") or {})
+
+    def _give(self, call: Json, line: str, text: str, *, failed: bool) -> None:
         self._tell(text)
         result = {"type": "tool_result", "tool_use_id": call["id"], "is_error": failed}
         content = [{**result, "content": [{"type": "text", "text": text}]}]
@@ -371,10 +435,11 @@ class Claude:
     def _tell(self, text: str) -> None:
         self._new.append(text)
 
-    def _say(self, status: str) -> None:
+    def _say(self, status: str, waiting_for: str | None = None) -> None:
         """Write the registry file (8.4)."""
         entry = {"pid": os.getpid(), "sessionId": self._transcript.conversation}
         entry |= {"cwd": str(Path.cwd()), "status": status, "version": VERSION, "name": self._name}
+        entry |= {"waitingFor": waiting_for} if waiting_for else {}
         self._registry.parent.mkdir(parents=True, exist_ok=True)
         self._registry.write_text(json.dumps({**entry, "updatedAt": int(time.time() * 1000)}))
 
@@ -383,7 +448,7 @@ class Claude:
             await asyncio.sleep(FLUSH)
             self._transcript.flush()
 
-    def _job(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _job(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         job = asyncio.create_task(work)
         self._jobs.add(job)
         job.add_done_callback(self._jobs.discard)
@@ -391,9 +456,14 @@ class Claude:
 
 
 def _call(tool: str, given: Json) -> Json:
-    name = tool if tool == "Bash" else f"mcp__claudedo__{tool}"
+    name = tool if tool[0].isupper() else f"mcp__claudedo__{tool}"
     own = f"toolu_{uuid.uuid4().hex[:24]}"
     return {"type": "tool_use", "id": own, "name": name, "input": given}
+
+
+def _set(answer: asyncio.Future[bool], value: bool) -> None:
+    if not answer.done():
+        answer.set_result(value)
 
 
 def _filled(value: str, fields: Json) -> str:

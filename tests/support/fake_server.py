@@ -57,6 +57,9 @@ class Server:
                 return dict((await answer).get("result") or {})
         except (OSError, TimeoutError):
             return {}
+        except asyncio.CancelledError:
+            self._send({"method": "notifications/cancelled", "params": {"requestId": number}})
+            raise
         finally:
             self._pending.pop(number, None)
 
