@@ -188,7 +188,9 @@ def _check_closed(client: WorkerClient, ask_id: str) -> None:
         ask = client.ask(ask_id)
     except NotFoundError:
         return
-    raise ConflictError(f"Too late: {ask_id} of {ask['task_name']} was {ask_view.outcome(ask)}.")
+    if ask["closed_at"] is None:
+        return  # in another workspace
+    raise ConflictError(f"Too late: {ask_id} of {ask['task_name']} {ask_view.outcome(ask)}.")
 
 
 # What is decided

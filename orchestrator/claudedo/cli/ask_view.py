@@ -112,11 +112,11 @@ def rule(ask: Ask) -> str | None:
 
 
 def outcome(ask: Ask) -> str:
-    """How a closed ask ended, in words: `allowed in its terminal`."""
+    """How a closed ask ended, in words: `was allowed in its terminal`."""
     where = {"user": "through claudedo", "terminal": "in its terminal"}.get(ask["decided_by"])
     if ask["outcome"] == "gone" or where is None:
-        return "gone: the session went on or ended without an answer"
-    return f"{ask['outcome']} {where}"
+        return "is gone: the session went on or ended without an answer"
+    return f"was {ask['outcome']} {where}"
 
 
 # As something that can be shown

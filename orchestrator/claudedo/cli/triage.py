@@ -207,7 +207,7 @@ class _Card:
             now = self._client.ask(self._ask["id"])
         except NotFoundError:
             return "It is gone, with its task."
-        return f"It was {ask_view.outcome(now)}." if now["closed_at"] else None
+        return f"It {ask_view.outcome(now)}." if now["closed_at"] else None
 
     def _closed(self, sentence: str) -> None:
         render.show(f"\n{sentence}", "yellow")

@@ -21,7 +21,7 @@ from tests.unit.cli.fake_worker import task as a_task
 COMMANDS = [
     "start", "ls", "show", "attach", "send", "thread", "logs", "stop", "restart", "rm", "link",
     "unlink", "path", "open", "demo", "doctor", "uninstall", "worker run", "worker start",
-    "worker stop", "worker status",
+    "worker stop", "worker status", "asks", "allow", "deny", "answer", "next",
 ]  # fmt: skip
 
 STATUSES = {
@@ -220,7 +220,15 @@ def imported(*arguments: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "arguments",
-    ["ls", "ls --json", "send backend hi", "thread backend", "path backend", "worker status"],
+    [
+        "ls",
+        "ls --json",
+        "asks",
+        "send backend hi",
+        "thread backend",
+        "path backend",
+        "worker status",
+    ],
 )
 def test_a_command_imports_nothing_heavy(worker: FakeWorker, arguments: str) -> None:
     """All but pydantic, which typer itself needs to run a command."""
