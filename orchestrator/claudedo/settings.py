@@ -39,6 +39,7 @@ class Settings:
     worktree_dir: str | None = None  # default: beside the repository
     notify: str | None = None  # a shell command that runs on asks and failures
     continue_after_limit: bool = True  # go on by itself when a rate limit or overload is over
+    limit_pause: int = 60  # seconds until it does so first, where nobody said when that is
     ports: str = "20000-29999"  # what tasks are given ports from, ten each
     setup_timeout: int = 1800  # seconds that a task file's setup or teardown may take
 
@@ -148,6 +149,7 @@ _KEYS: dict[str, type] = {
     "worktree_dir": str,
     "notify": str,
     "continue_after_limit": bool,
+    "limit_pause": int,
     "ports": str,
     "setup_timeout": int,
 }
@@ -167,6 +169,8 @@ def _config(path: Path) -> dict[str, Any]:
             raise UsageError(f"{path}: {key} must be of type {_KEYS[key].__name__}")
     if not 1 <= values.get("port", 1) <= 65_535:
         raise UsageError(f"{path}: port must be between 1 and 65535")
+    if not 1 <= values.get("limit_pause", 1) <= 86_400:
+        raise UsageError(f"{path}: limit_pause must be between 1 and 86400 seconds")
     if values.get("setup_timeout", 1) < 1:
         raise UsageError(f"{path}: setup_timeout must be at least 1 second")
     if "ports" in values and not _is_range(values["ports"]):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,13 @@ from claudedo.model import (
     TaskStatus,
     new_id,
     now,
+    stamp,
 )
 from claudedo_worker import receipts
 from claudedo_worker.bus import Bus
 from claudedo_worker.courier import Courier
 from claudedo_worker.database import Database
+from claudedo_worker.failures import Schedule
 from claudedo_worker.store import Store
 from claudedo_worker.transcript import Transcript
 
@@ -84,6 +88,7 @@ class Lines:
         self.path = path
         path.touch()
         self._numbers = itertools.count()
+        self.clock = time.time  # Unix time, for the lines that tell one
         self.last: str | None = None
 
     def add(self, kind: str, *, parent: str | None = "", **fields: Any) -> str:
@@ -119,15 +124,25 @@ class Lines:
         return self.add("attachment", attachment=attachment, **more)
 
     def answer(
-        self, message: str, *calls: str, failed: bool = False, model: str = "m", **more: Any
+        self,
+        message: str,
+        *calls: str,
+        failed: bool = False,
+        error: str = "server_error",
+        model: str = "m",
+        **more: Any,
     ) -> str:
+        """An answer of the model, or (`failed`) the line that tells of the API's refusal."""
         content = [{"type": "tool_use", "id": call, "name": "x", "input": {}} for call in calls]
         said = {
             "id": message,
             "model": model,
             "content": content or [{"type": "text", "text": "ok"}],
         }
-        return self.add("assistant", message=said, isApiErrorMessage=failed, **more)
+        at = stamp(datetime.fromtimestamp(self.clock(), UTC))
+        if failed:
+            more |= {"isApiErrorMessage": True, "error": error}
+        return self.add("assistant", message=said, timestamp=at, **more)
 
     def result(self, call: str, text: str, *, error: bool = False, **more: Any) -> str:
         block = {"type": "tool_result", "tool_use_id": call, "content": text, "is_error": error}
@@ -152,6 +167,13 @@ class Mailroom:
         self.links = Links()
         self.lines = Lines(folder / "c1.jsonl")
         self.time = 1_000.0
+        self.slept = 0.0  # seconds that the machine slept: only the wall clock counts them
+        self.schedule = Schedule(wall=self.wall, clock=lambda: self.time)
+        self.lines.clock = self.wall
+
+    def wall(self) -> float:
+        """Unix time: as many seconds after its beginning as `time` says, and what was slept."""
+        return 1_790_000_000.0 + self.time + self.slept
 
     async def open(self) -> Mailroom:
         self.database = await Database.open(self.folder / "claudedo.db")
@@ -207,7 +229,13 @@ class Mailroom:
         if resumed:
             loaded.resume()
         self.courier = Courier(
-            self.store, self.task, self.session, self.links, loaded, clock=lambda: self.time
+            self.store,
+            self.task,
+            await self.store.session(self.session.id),
+            self.links,
+            loaded,
+            self.schedule,
+            clock=lambda: self.time,
         )
 
     async def load(self, conversation: str = "c1") -> receipts.Receipts:

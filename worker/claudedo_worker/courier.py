@@ -11,6 +11,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from claudedo.errors import ClaudedoError
@@ -27,6 +28,7 @@ from claudedo.model import (
     now,
 )
 from claudedo_worker import envelope, mcp_server
+from claudedo_worker.failures import Schedule
 from claudedo_worker.receipts import Receipts
 from claudedo_worker.store import Store
 from claudedo_worker.transcript import Transcript
@@ -60,6 +62,19 @@ HALTED = "A person halted this session. Stop now: no further tool calls. Their m
 CHECK_INBOX = "mcp__claudedo__check_inbox"
 
 NOT_YOURS = "Only the main conversation takes its mail: what a subagent reads does not reach it."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Errand:
+    """What an idle session is to be woken for.
+
+    `held`: the mail, if any, is in its context already; it only has to go on. `retry`: its last
+    turn was refused by the API, and this one is counted.
+    """
+
+    mail: tuple[Message, ...]
+    held: bool = False
+    retry: bool = False
 
 
 class Links(Protocol):
@@ -104,9 +119,11 @@ class Courier:
         session: Session,
         links: Links,
         receipts: Receipts,
+        schedule: Schedule | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.session = session  # replaced by the supervisor whenever the record changes
+        self._schedule = schedule or Schedule()
         self._store = store
         self._task = task
         self._links = links
@@ -190,7 +207,9 @@ class Courier:
         What takes seconds (a ping, the terminal) is done while hooks are answered.
         """
         async with self._lock:
-            if not await self._sees_idle():
+            idle = await self._sees_idle()
+            await self._tell_failure()
+            if not idle:
                 return
             unanswered = await self._settle()
             to_type = await self._serve_idle()
@@ -213,6 +232,10 @@ class Courier:
         """The process is gone: what its transcript does not show did not arrive."""
         async with self._lock:
             await self._receipts.close()
+
+    def goes_on(self) -> bool:
+        """True if the session is to go on now where the API refused its turn."""
+        return self._receipts.broken_off and self._schedule.due(self.session.failure)
 
     @property
     def transcript(self) -> Transcript:
@@ -329,74 +352,112 @@ class Courier:
         return True
 
     async def _serve_idle(self) -> bool:
-        """Start a turn if there is mail; returns True if only the terminal is left to do so."""
-        mail = await self._due()
-        if not mail:
+        """Start a turn if there is a reason; True if only the terminal is left to do so."""
+        errand = await self._due()
+        if errand is None:
             return False
         if self.session.channel is not False and self._links.can_push():
-            await self._push(mail)
+            await self._push(errand)
         elif self._links.can_wake():
-            await self._wake(mail)
+            await self._wake(errand)
         else:
             return self._idle_for() >= WAITER_DUE
         return False
 
-    async def _due(self) -> list[Message]:
-        """What an idle session is to be told of now; nothing while an attempt is open.
+    async def _due(self) -> Errand | None:
+        """What an idle session is to be woken for now; nothing while an attempt is open.
 
-        That is what may be given, or else what it has and did not answer because its turn broke
-        off, unless somebody makes it go on before.
+        That is mail that may be given. Else it is to go on where its turn broke off, unless
+        somebody makes it go on before.
         """
         if self._receipts.open:
-            return []
+            return None
         mail = await self._deliverable()
-        if not mail and self._receipts.broken_off and self._idle_for() >= NUDGE_AGAIN[0]:
-            held = [await self._store.message(item) for item in self._receipts.unread]
-            mail = [message for message in held if message.receipts.read_at is None][:GO_ON]
-        return [m for m in mail if self._nudges.get(m.id, (0, 0.0))[1] <= self._clock()]
+        if self._receipts.refusal is not None:
+            return await self._due_after_refusal(mail)
+        held = not mail and self._receipts.broken_off and self._idle_for() >= NUDGE_AGAIN[0]
+        chosen = await self._held() if held else mail
+        ready = [m for m in chosen if self._nudges.get(m.id, (0, 0.0))[1] <= self._clock()]
+        return Errand(mail=tuple(ready), held=held) if ready else None
 
-    def _reminder(self, attempt: Attempt, mail: Sequence[Message]) -> str:
-        if mail[0].id in self._receipts.unread:
-            return envelope.go_on(attempt.id, attempt.message_ids)
-        return envelope.reminder(attempt.id, len(mail))
+    async def _due_after_refusal(self, mail: Sequence[Message]) -> Errand | None:
+        """New mail at once; what it was told of before waits as long as the rest of its turn."""
+        fresh = [message for message in mail if message.id not in self._nudges]
+        if fresh:
+            return Errand(mail=tuple(fresh))
+        if not self.goes_on():
+            return None
+        return Errand(mail=tuple(mail or await self._held()), held=not mail, retry=True)
 
-    async def _push(self, mail: list[Message]) -> None:
+    async def _held(self) -> list[Message]:
+        """What is in the context and was not answered: as many as one line names."""
+        held = [await self._store.message(item) for item in self._receipts.unread]
+        return [message for message in held if message.receipts.read_at is None][:GO_ON]
+
+    async def _tell_failure(self) -> None:
+        """Keep in the record what the API refused, until the model answers again."""
+        refusal, before = self._receipts.refusal, self.session.failure
+        failure = None
+        if refusal is not None:
+            failure = self._schedule.failure(
+                refusal,
+                session_id=self.session.id,
+                tries=before.tries if before else 0,
+                waiting=self._receipts.broken_off,
+            )
+        self.session = await self._store.change_session(self.session, failure=failure)
+
+    async def _count_retry(self, errand: Errand) -> None:
+        if errand.retry and self.session.failure is not None:
+            self._schedule.take()
+            failure = replace(self.session.failure, tries=self.session.failure.tries + 1)
+            self.session = await self._store.change_session(self.session, failure=failure)
+            await self._tell_failure()
+
+    def _reminder(self, attempt: Attempt, errand: Errand) -> str:
+        if errand.held:
+            return envelope.go_on(attempt.id, attempt.message_ids, refused=errand.retry)
+        return envelope.reminder(attempt.id, len(errand.mail))
+
+    async def _push(self, errand: Errand) -> None:
         """Push the first message's body, or a reminder if it has that or it would be altered."""
-        first = mail[0]
-        held = first.id in self._receipts.unread
-        if held or not envelope.passes_unchanged(first.body) or not envelope.fitting([first]):
-            attempt = await self._remind(Transport.CHANNEL, mail)
-            text = self._reminder(attempt, mail)
-            self._count_nudge(mail)
-        else:
+        first = errand.mail[0] if errand.mail else None
+        whole = first is not None and not errand.held and envelope.fitting([first])
+        if first is not None and whole and envelope.passes_unchanged(first.body):
             attempt = await self._offer(Transport.CHANNEL, [first])
             noticed = await self._store.noticed(self._task.id)
             text = envelope.letter(attempt.id, [first], noticed)
-        if not await self._links.push(text, _meta(self._task, first)):
+        else:
+            attempt = await self._remind(Transport.CHANNEL, errand.mail)
+            text = self._reminder(attempt, errand)
+            self._count_nudge(errand.mail)
+        await self._count_retry(errand)
+        if not await self._links.push(text, _meta(self._task, attempt, first)):
             await self._void(attempt)
 
-    async def _wake(self, mail: list[Message]) -> None:
+    async def _wake(self, errand: Errand) -> None:
         """Start a turn with a reminder; the turn's first hook hands over the bodies."""
-        attempt = await self._remind(Transport.WAITER, mail)
-        woken = await self._links.wake(self._reminder(attempt, mail))
-        await self._nudged(attempt, mail, woken)
+        attempt = await self._remind(Transport.WAITER, errand.mail)
+        woken = await self._links.wake(self._reminder(attempt, errand))
+        await self._nudged(attempt, errand, woken)
 
     async def _type(self) -> None:
         """The same by a typed line, unless the session or its mail moved on meanwhile."""
         async with self._lock:
             await self._sync()
-            mail = await self._due()
-            if not mail or self._idle_since is None:
+            errand = await self._due()
+            if errand is None or self._idle_since is None:
                 return
-            attempt = await self._remind(Transport.TYPED, mail)
-            text = self._reminder(attempt, mail)
+            attempt = await self._remind(Transport.TYPED, errand.mail)
+            text = self._reminder(attempt, errand)
         typed = await self._links.type(text)
         async with self._lock:
-            await self._nudged(attempt, mail, typed)
+            await self._nudged(attempt, errand, typed)
 
-    async def _nudged(self, attempt: Attempt, mail: list[Message], made: bool) -> None:
+    async def _nudged(self, attempt: Attempt, errand: Errand, made: bool) -> None:
         if made:
-            self._count_nudge(mail)
+            self._count_nudge(errand.mail)
+            await self._count_retry(errand)
         else:
             await self._void(attempt)
 
@@ -524,8 +585,14 @@ def _batch(mail: Sequence[Message], limit: int | None) -> list[Message]:
     return chosen
 
 
-def _meta(task: Task, message: Message) -> dict[str, str]:
-    """The attributes of a channel push (wire contract): strings all (4.11)."""
+def _meta(task: Task, attempt: Attempt, message: Message | None) -> dict[str, str]:
+    """The attributes of a channel push (wire contract): strings all (4.11).
+
+    Without a message the push is our own word.
+    """
+    if message is None:
+        ours = {"message_id": attempt.id, "sender": "claudedo", "user": "claudedo"}
+        return {"chat_id": task.id, **ours, "ts": attempt.created_at, "priority": Priority.NORMAL}
     return {
         "chat_id": task.id,
         "message_id": message.id,

@@ -61,6 +61,9 @@ LABELS = {
 }
 
 
+WAIT_FOR_LIMIT = "Stop and wait for limit to reset"
+"""The option that closes the question of what to do about a subscription's limit (29.5)."""
+
 # What keeps a `claude` from starting, by what its screen says last (3.1), and what to do about it.
 _ADVICE = {
     "Unable to connect to Anthropic": "run `claude` once in a terminal to finish its set-up",

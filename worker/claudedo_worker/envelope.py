@@ -57,11 +57,17 @@ def reminder(attempt_id: str, count: int) -> str:
     )
 
 
-def go_on(attempt_id: str, message_ids: Sequence[str]) -> str:
-    """The text that asks the model to answer what it has in its context; carries no body."""
+def go_on(attempt_id: str, message_ids: Sequence[str], *, refused: bool = False) -> str:
+    """The text that asks the model to go on with what it has in its context; carries no body.
+
+    `refused`: the API did not answer, so the model may have been in the middle of something.
+    """
+    held = f"Not answered yet in this conversation: {', '.join(message_ids)}."
+    if not refused:
+        return f"[claudedo {attempt_id}] {held} Go on with that."
     return (
-        f"[claudedo {attempt_id}] Not answered yet in this conversation: "
-        f"{', '.join(message_ids)}. Go on with that."
+        f"[claudedo {attempt_id}] The API refused the last request, which ended your turn early. "
+        f"Go on with what you were doing.{f' {held}' if message_ids else ''}"
     )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from claudedo.model import Session, SessionState, Task
-from claudedo_worker import claude_binary, dialogs, mcp_server, registry
+from claudedo_worker import claude_binary, dialogs, failures, mcp_server, registry
 from claudedo_worker.asks import Asks
 from claudedo_worker.courier import HALTED, Courier
 from claudedo_worker.receipts import Receipts
@@ -71,6 +71,7 @@ class LiveSession:
         *,
         grants: frozenset[dialogs.Kind] = frozenset(),
         adopted: bool = False,
+        schedule: failures.Schedule | None = None,
     ) -> None:
         self.store = store
         self.task = task
@@ -95,6 +96,7 @@ class LiveSession:
         self._mended = False  # it was asked to start its bridge again
         self._courier: Courier | None = None
         self._following = asyncio.Lock()
+        self._schedule = schedule
 
     @property
     def courier(self) -> Courier:
@@ -107,9 +109,11 @@ class LiveSession:
         receipts = await self._receipts(self.session.conversation, self.session.transcript)
         if not self._adopted:
             receipts.resume()
+            if receipts.refusal and not failures.passes(receipts.refusal):
+                receipts.pardon()
             if claude_binary.parse(self.session.cli_version) < KEEPS_SIDE_LINES:
                 await receipts.forget_side_lines()
-        self._courier = Courier(self.store, self.task, self.session, self, receipts)
+        self._courier = Courier(self.store, self.task, self.session, self, receipts, self._schedule)
         await self.asks.load()
 
     async def close(self) -> None:
@@ -139,8 +143,17 @@ class LiveSession:
         await self._locate()
         await self._follow_asks()
         await self.courier.step()
-        # The courier may have learnt that the channel is closed.
+        # The courier may have learnt that the channel is closed, or a turn refused.
         self.session = self.courier.session
+        await self._leave_limit_dialog()
+
+    async def _leave_limit_dialog(self) -> None:
+        """Close the question what to do about a limit once the session is to go on (29.5)."""
+        asked = self.session.state is SessionState.WAITING and self._up
+        if not asked or not self.courier.goes_on() or time.monotonic() < self._box_due:
+            return
+        self._box_due = time.monotonic() + BOX_PAUSE  # it may be another one, left to the person
+        await dialogs.choose(self.terminal, dialogs.WAIT_FOR_LIMIT)
 
     async def _follow_entry(self, entry: registry.Entry) -> None:
         await self.follow(entry.conversation, None)

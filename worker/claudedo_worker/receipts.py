@@ -18,7 +18,15 @@ from dataclasses import dataclass, field
 from claudedo.model import Attempt, Outcome, Transport
 from claudedo_worker.envelope import ATTEMPT
 from claudedo_worker.store import Store
-from claudedo_worker.transcript import Answer, Compacted, Context, Enqueued, Fact, Transcript
+from claudedo_worker.transcript import (
+    Answer,
+    Compacted,
+    Context,
+    Enqueued,
+    Fact,
+    Refusal,
+    Transcript,
+)
 
 LINE_PATIENCE = 0.5
 """Seconds for which lines may be written in another order than they came about."""
@@ -28,6 +36,9 @@ VOIDED = 64
 
 _INTERRUPTED = "[Request interrupted by user"
 """How the line begins that the CLI writes at an Esc."""
+
+_COMMANDS = ("<command-", "<local-command-")
+"""How the lines of slash commands begin. Newer and older CLIs type one after a limit (29.5)."""
 
 _CHANNEL = re.compile(r"<channel\b[^>]*>\n")
 """What the CLI puts before a push; values are escaped, so its first `>` ends it (4.5, 4.11)."""
@@ -49,6 +60,7 @@ class Receipts:
     clock: Callable[[], float] = time.monotonic
     compactions: int = 0  # how many were seen
     broken_off: bool = False  # the last turn ended without an answer, and nobody wanted it to
+    refusal: Refusal | None = None  # by the API, since the model last answered
     _interrupted: bool = False  # by the person
     _failure: Answer | None = None  # the newest one
     _facts: deque[Fact] = field(default_factory=deque)  # read, and not yet acted on
@@ -96,6 +108,10 @@ class Receipts:
     def resume(self) -> None:
         """Another process takes the conversation up: it does not go on by itself."""
         self.broken_off = not self._interrupted
+
+    def pardon(self) -> None:
+        """What the refusal was about may be mended: it counts no more."""
+        self.refusal = None
 
     async def sync(self) -> None:
         """Read what is new in the transcript and act on it.
@@ -158,8 +174,10 @@ class Receipts:
             case Answer(failed=True):
                 self.broken_off = True
                 self._failure = fact
+                self.refusal = fact.refusal or self.refusal
             case Answer():
                 self.broken_off = False
+                self.refusal = None
                 self._answers.append((self.clock(), fact))
             case Compacted():
                 await self._judge()
@@ -168,9 +186,13 @@ class Receipts:
 
     def _begin(self, prompt: Context) -> None:
         """A turn began, or an Esc ended one; the line may stand behind the turn's failure."""
+        if prompt.text.startswith(_COMMANDS):
+            return  # no turn, or one whose prompt follows
         if self._failure is None or not self.transcript.carries(self._failure, prompt):
             self.broken_off = False
         self._interrupted = prompt.text.startswith(_INTERRUPTED)
+        if self._interrupted:
+            self.refusal = None  # there the person decided
 
     async def _entered(self, context: Context) -> None:
         # Of a voided one, too: better late than given twice.

@@ -28,6 +28,7 @@ from claudedo.model import Event, Session, SessionState, Task, new_id, now
 from claudedo.settings import Settings
 from claudedo_worker import asks, dialogs, launch, mcp_server, processes, registry
 from claudedo_worker.claude_binary import Claude
+from claudedo_worker.failures import Schedule
 from claudedo_worker.live import LiveSession
 from claudedo_worker.receipts import Receipts
 from claudedo_worker.session_link import hashed
@@ -87,6 +88,9 @@ class Supervisor:
         self._settings = settings
         self._store = store
         self._make_caller = make_caller
+        self._schedule = Schedule(
+            enabled=settings.continue_after_limit, first_pause=settings.limit_pause
+        )
         self._live: dict[str, LiveSession] = {}
         self._jobs: dict[str, Job] = {}
 
@@ -212,7 +216,13 @@ class Supervisor:
             session = await self._store.change_session(session, waiting_for="starting claude")
         terminal, session = await self._spawn(task, session, order)
         live = LiveSession(
-            self._store, task, session, terminal, self._make_caller, grants=order.grants
+            self._store,
+            task,
+            session,
+            terminal,
+            self._make_caller,
+            grants=order.grants,
+            schedule=self._schedule,
         )
         try:
             await live.open()
@@ -297,6 +307,7 @@ class Supervisor:
                 self._make_caller,
                 grants=await asyncio.to_thread(launch.grants, self._settings, session.id),
                 adopted=not starting,
+                schedule=self._schedule,
             )
             await live.open()
             await live.change(reason=None)
@@ -458,7 +469,13 @@ class Supervisor:
             transcript=str(known) if known else None,
         )
         again = LiveSession(
-            self._store, live.task, session, live.terminal, self._make_caller, grants=live.grants
+            self._store,
+            live.task,
+            session,
+            live.terminal,
+            self._make_caller,
+            grants=live.grants,
+            schedule=self._schedule,
         )
         await again.open()
         return again

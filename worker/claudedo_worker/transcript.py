@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,22 @@ class Enqueued:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """The API refused a request for good, as the CLI tells it (16.6, 29)."""
+
+    error: str  # the CLI's word for it
+    status: int | None
+    text: str
+    at: str  # ISO 8601
+    resets_at: float | None = None  # Unix time at which a limit ends
+
+
+@dataclass(frozen=True, kw_only=True)
 class Answer:
     """The model answered.
 
     `failed`: no model did; the CLI wrote the line itself, after an API error (11.4), or because
-    a conversation that was cut is resumed (9.3).
+    a conversation that was cut is resumed (9.3). `refusal` is there in the first of these cases.
     """
 
     uuid: str
@@ -49,6 +61,7 @@ class Answer:
     failed: bool
     tool_use_ids: tuple[str, ...]
     text: str
+    refusal: Refusal | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,13 +253,36 @@ def _answer(uuid: str, line: dict[str, Any]) -> Answer:
     message = _object(line.get("message"))
     blocks = message.get("content")
     blocks = blocks if isinstance(blocks, list) else []
+    text = "".join(block.get("text", "") for block in blocks if _is(block, "text"))
     return Answer(
         uuid=uuid,
         message=message.get("id"),
         failed=bool(line.get("isApiErrorMessage")) or message.get("model") == "<synthetic>",
         tool_use_ids=tuple(block["id"] for block in blocks if _is(block, "tool_use")),
-        text="".join(block.get("text", "") for block in blocks if _is(block, "text")),
+        text=text,
+        refusal=_refusal(line, text) if line.get("isApiErrorMessage") else None,
     )
+
+
+def _refusal(line: dict[str, Any], text: str) -> Refusal:
+    status = line.get("apiErrorStatus")
+    resets_at = _object(line.get("quotaLimits")).get("resetsAt")
+    return Refusal(
+        error=str(line.get("error") or "unknown"),
+        status=status if isinstance(status, int) else None,
+        text=text,
+        at=_moment(line.get("timestamp")),
+        resets_at=resets_at if isinstance(resets_at, int | float) else None,
+    )
+
+
+def _moment(value: Any) -> str:
+    """A moment that can be read; the present one if the line tells none."""
+    try:
+        at = datetime.fromisoformat(str(value))
+    except ValueError:
+        at = datetime.now(UTC)
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).isoformat()
 
 
 def _kept(boundary: dict[str, Any]) -> frozenset[str]:

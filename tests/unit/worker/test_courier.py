@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from claudedo.errors import UsageError
-from claudedo.model import Priority, SessionState, check_body
+from claudedo.model import FailureKind, Priority, SessionState, check_body
 from claudedo_worker import mcp_server, receipts
 from claudedo_worker.courier import (
     HALTED,
@@ -23,11 +23,13 @@ from claudedo_worker.courier import (
     WAITER_DUE,
 )
 from claudedo_worker.envelope import ATTEMPT
+from claudedo_worker.failures import FIRST_PAUSE, PAUSES, SPACING, SPREAD, TRIES
 from tests.support.mailroom import Json, Mailroom
 
 pytestmark = pytest.mark.anyio
 
 LARGE = "x" * 9_000
+A_LITTLE = 1 + FIRST_PAUSE * SPREAD
 
 
 @pytest.fixture
@@ -397,9 +399,9 @@ async def test_session_whose_answer_failed_is_asked_to_go_on_without_the_body_ag
 ) -> None:
     sent = await deliver(room)
     room.lines.answer("e1", failed=True)
-    await room.step(NUDGE_AGAIN[0] - 1)
-    assert room.links.pushed == [], "the person may do so first"
-    await room.step(1)
+    await room.step(FIRST_PAUSE - 1)
+    assert room.links.pushed == [], "the API needs time, and the person may do so first"
+    await room.step(A_LITTLE)
     (pushed,) = room.links.pushed
     assert sent in pushed
     assert "BODY" not in pushed
@@ -407,6 +409,7 @@ async def test_session_whose_answer_failed_is_asked_to_go_on_without_the_body_ag
     room.lines.answer("m1")
     await room.step()
     assert await room.rungs(sent) == "sodr"
+    assert room.courier.session.failure is None
     await room.step(NUDGE_AGAIN[-1])
     assert len(room.links.pushed) == 1
 
@@ -420,22 +423,174 @@ async def test_failure_that_stands_before_its_prompt_broke_the_turn_off_too(
     room.lines.answer("e1", failed=True, parent="u1")
     assert room.lines.push(pushed, parent=None) == "u1"
     await room.step(1)
-    await room.step(NUDGE_AGAIN[0])
+    await room.step(FIRST_PAUSE + A_LITTLE)
     assert sent in room.links.pushed[1]
 
 
-async def test_session_that_fails_on_and_on_is_asked_ever_more_rarely(room: Mailroom) -> None:
-    room.links.pushable = False
-    await deliver(room)
-    room.lines.answer("e0", failed=True)
-    await room.step(NUDGE_AGAIN[0])
-    for count, pause in enumerate(NUDGE_AGAIN, start=1):
-        assert len(room.links.woken) == count
-        room.lines.prompt(f"<task-notification>{room.links.woken[-1]}", "task-notification")
-        room.lines.answer(f"e{count}", failed=True)
+async def test_session_that_is_refused_on_and_on_goes_on_ever_more_rarely_and_gives_up(
+    room: Mailroom,
+) -> None:
+    await room.be(SessionState.BUSY)
+    room.lines.prompt("do it")
+    room.lines.answer("e0", failed=True, error="rate_limit")
+    await room.be(SessionState.IDLE)
+    await room.step()
+    for count in range(TRIES):
+        failure = room.courier.session.failure
+        assert failure is not None
+        assert (failure.kind, failure.tries) == (FailureKind.RATE_LIMIT, count)
+        pause = FIRST_PAUSE * PAUSES[min(count, len(PAUSES) - 1)]
         await room.step(pause - 1)
-        assert len(room.links.woken) == count, "too early"
-        await room.step(1)
+        assert len(room.links.pushed) == count, "too early"
+        await room.step(1 + pause * SPREAD)
+        assert len(room.links.pushed) == count + 1, "one line, once"
+        room.lines.push(room.links.pushed[-1])
+        await room.step(5)
+        failure = room.courier.session.failure
+        assert failure is not None
+        assert failure.continues_at is None, "nothing is planned while its turn runs"
+        room.lines.answer(f"e{count + 1}", failed=True, error="rate_limit")
+        await room.step()
+    for _ in range(3):
+        await room.step(100 * FIRST_PAUSE)
+    assert len(room.links.pushed) == TRIES
+    failure = room.courier.session.failure
+    assert failure is not None
+    assert (failure.continues_at, failure.tries) == (None, TRIES)
+
+
+async def refuse(room: Mailroom, error: str = "rate_limit") -> None:
+    """A turn without any mail of ours that the API refused; the session is idle."""
+    await room.be(SessionState.BUSY)
+    room.lines.prompt("typed by the person")
+    room.lines.answer("e1", failed=True, error=error)
+    await room.be(SessionState.IDLE)
+    await room.step()
+
+
+@pytest.mark.parametrize("way", ["pushed", "woken", "typed"])
+async def test_refused_turn_goes_on_by_any_way_without_a_word_that_was_said_before(
+    room: Mailroom, way: str
+) -> None:
+    room.links.pushable, room.links.wakeable = way == "pushed", way == "woken"
+    await refuse(room)
+    await room.step(FIRST_PAUSE * (1 + SPREAD))
+    await room.step(WAITER_DUE)
+    (text,) = getattr(room.links, way)
+    assert "Go on with what you were doing" in text
+    assert "Not answered" not in text
+
+
+@pytest.mark.parametrize("error", ["authentication_failed", "billing_error", "unknown"])
+async def test_what_only_a_person_can_mend_is_shown_and_not_tried_again(
+    room: Mailroom, error: str
+) -> None:
+    await refuse(room, error)
+    failure = room.courier.session.failure
+    assert failure is not None
+    assert failure.continues_at is None
+    await room.step(10_000)
+    assert room.links.pushed == []
+
+
+async def test_nothing_goes_on_by_itself_where_that_is_switched_off(room: Mailroom) -> None:
+    room.schedule.enabled = False
+    sent = await deliver(room)
+    room.lines.answer("e1", failed=True)
+    await room.step(10_000)
+    assert room.links.pushed == []
+    failure = room.courier.session.failure
+    assert failure is not None
+    assert failure.continues_at is None
+    assert await room.rungs(sent) == "sod"
+
+
+async def test_mail_that_comes_after_a_refusal_continues_the_turn_instead(room: Mailroom) -> None:
+    await refuse(room)
+    await room.send("MAIL")
+    await room.step(1)
+    (pushed,) = room.links.pushed
+    assert "MAIL" in pushed
+    room.lines.push(pushed)
+    await room.step(2 * FIRST_PAUSE)
+    room.lines.answer("m1")
+    await room.step()
+    assert room.courier.session.failure is None
+    await room.step(2 * FIRST_PAUSE)
+    assert len(room.links.pushed) == 1
+
+
+async def test_prompt_of_the_person_after_a_refusal_continues_the_turn_instead(
+    room: Mailroom,
+) -> None:
+    await refuse(room)
+    await room.be(SessionState.BUSY)
+    room.lines.prompt("go on, please")
+    await room.step(2 * FIRST_PAUSE)
+    await room.be(SessionState.IDLE)
+    await room.step(2 * FIRST_PAUSE)
+    assert room.links.pushed == []
+
+
+async def test_command_that_starts_no_turn_leaves_the_schedule_alone(room: Mailroom) -> None:
+    await refuse(room)
+    room.lines.prompt("<command-name>/rate-limit-options</command-name>")
+    room.lines.prompt("<local-command-stdout></local-command-stdout>")
+    await room.step(FIRST_PAUSE * (1 + SPREAD))
+    assert len(room.links.pushed) == 1
+
+
+async def test_refused_turn_goes_on_under_the_next_worker_and_counts_on(room: Mailroom) -> None:
+    await refuse(room)
+    planned = room.courier.session.failure
+    await room.new_worker()
+    await room.step()
+    assert room.courier.session.failure == planned
+    await room.step(FIRST_PAUSE * (1 + SPREAD))
+    room.lines.push(room.links.pushed[0])
+    room.lines.answer("e2", failed=True, error="rate_limit")
+    await room.new_worker()
+    await room.step(1)
+    failure = room.courier.session.failure
+    assert failure is not None
+    assert failure.tries == 1
+    assert failure.continues_at is not None
+
+
+async def test_time_that_the_machine_slept_counts(room: Mailroom) -> None:
+    await refuse(room)
+    room.slept += 8 * 3600
+    await room.step(1)
+    assert len(room.links.pushed) == 1
+
+
+async def test_two_sessions_that_are_due_at_once_go_on_one_after_the_other(
+    room: Mailroom,
+) -> None:
+    await refuse(room)
+    room.slept += 3600
+    room.schedule.take()  # another session went on at this moment
+    await room.step(SPACING - 1)
+    assert room.links.pushed == []
+    await room.step(1)
+    assert len(room.links.pushed) == 1
+
+
+async def test_failure_is_forgotten_with_its_conversation(room: Mailroom) -> None:
+    await refuse(room)
+    await room.courier.move(await room.load("c2"))
+    await room.step()
+    assert room.courier.session.failure is None
+    await room.step(2 * FIRST_PAUSE)
+    assert room.links.pushed == []
+
+
+async def test_escape_ends_the_matter(room: Mailroom) -> None:
+    await refuse(room)
+    room.lines.prompt("[Request interrupted by user]")
+    await room.step(2 * FIRST_PAUSE)
+    assert room.courier.session.failure is None
+    assert room.links.pushed == []
 
 
 async def test_resumed_session_is_asked_to_go_on_by_a_typed_line_if_need_be(

@@ -48,6 +48,7 @@ def test_the_environment_wins_over_the_file_and_the_file_over_the_default(tmp_pa
         ("port = true", "port must be of type int"),
         ("port = 0", "port must be between 1 and 65535"),
         ("port = 65536", "port must be between 1 and 65535"),
+        ("limit_pause = 0", "limit_pause must be between 1 and 86400 seconds"),
     ],
 )
 def test_a_wrong_configuration_file_is_named_with_what_is_wrong(
