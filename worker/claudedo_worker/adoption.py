@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from claudedo import claude_args
 from claudedo.errors import BusyError, ConflictError, RefusedError, TimedOutError
 from claudedo.model import Task
 from claudedo_worker import launch, processes, registry
@@ -92,7 +93,7 @@ class Adoption:
                 trust=request.trust,
                 permission_mode=request.permission_mode,
                 model=request.model,
-                claude_args=launch.anchored(request.claude_args, Path(request.cwd)),
+                claude_args=claude_args.anchored(request.claude_args, Path(request.cwd)),
                 workspace=request.workspace,
                 conversation=None if request.fork else one.conversation,
                 fork_of=str(transcript) if request.fork else None,
