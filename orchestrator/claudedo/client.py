@@ -36,6 +36,7 @@ START_SECONDS = 20.0
 
 ANSWER_SECONDS = 30.0
 LONG_SECONDS = 180.0  # ending a process tree, or looking through a repository, takes its time
+HOOK_SECONDS = 1900.0  # a commit waits for the person's hooks, which may run all their tests
 TRIES = 3
 SESSION_MARKS = frozenset({"CLAUDEDO_SESSION", "CLAUDEDO_TASK", "CLAUDEDO_TASK_NAME"})
 _GRACE_SECONDS = 1.0
@@ -186,11 +187,31 @@ class WorkerClient:
     def remove(self, task: str, *, force: bool = False) -> str:
         """Remove the task with its worktree and branch; `force` also removes work in them.
 
-        Returns a sentence about what was done.
+        Its teardown runs with the environment of this process. Returns a sentence about what was
+        done.
         """
         query = {"force": "true"} if force else {}
-        answer = self._object("DELETE", _task_path(task), query=query, timeout=LONG_SECONDS)
+        body = {"env": dict(os.environ)}
+        patience = self.settings.setup_timeout + LONG_SECONDS
+        answer = self._object("DELETE", _task_path(task), body, query=query, timeout=patience)
         return str(answer["summary"])
+
+    def variables(self, task: str) -> dict[str, str]:
+        """What a program finds in its environment that runs for the task."""
+        return self._object("GET", _task_path(task, "variables"), again=True)
+
+    def changes(self, task: str) -> Json:
+        """`{"directory", "base", "head", "into", "untracked"}`: where the task's changes are."""
+        path = _task_path(task, "changes")
+        return self._object("GET", path, again=True, timeout=LONG_SECONDS)
+
+    def merge(self, task: str, order: Json) -> Json:
+        """Merge the task's work (docs/architecture.md, `POST /api/tasks/{task}/merge`)."""
+        return self._object("POST", _task_path(task, "merge"), order, timeout=HOOK_SECONDS)
+
+    def propose(self, task: str, order: Json) -> Json:
+        """`{"directory", "branch", "into", "commits", "committed"}`: a branch to be pushed."""
+        return self._object("POST", _task_path(task, "proposal"), order, timeout=HOOK_SECONDS)
 
     def link(self, a: str, b: str) -> None:
         """Make the tasks `a` and `b` peers."""

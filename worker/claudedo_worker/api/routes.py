@@ -20,7 +20,7 @@ from claudedo.errors import (
     VersionError,
 )
 from claudedo_worker.access import KEY, Access, Kind
-from claudedo_worker.api import asks, foreign, messages, service, tasks
+from claudedo_worker.api import asks, finish, foreign, messages, service, tasks
 from claudedo_worker.api.context import Context, Handler
 from claudedo_worker.api.problems import http_problem, problem_response, unexpected
 
@@ -66,6 +66,10 @@ ROUTES = (
     Rule("DELETE", "/api/peers", tasks.unlink, PEOPLE),
     Rule("GET", "/api/tasks/{task}/terminal", tasks.terminal, TERMINAL),
     Rule("GET", "/api/tasks/{task}/log", tasks.task_log, PEOPLE),
+    Rule("GET", "/api/tasks/{task}/variables", finish.variables, TERMINAL),
+    Rule("GET", "/api/tasks/{task}/changes", finish.changes, PEOPLE),
+    Rule("POST", "/api/tasks/{task}/merge", finish.merge_task, TERMINAL),
+    Rule("POST", "/api/tasks/{task}/proposal", finish.propose, TERMINAL),
     Rule("POST", "/api/tasks/{task}/messages", messages.send_message, OURS),
     Rule("GET", "/api/tasks/{task}/messages", messages.thread, PEOPLE),
     Rule("GET", "/api/messages", messages.search, PEOPLE),
