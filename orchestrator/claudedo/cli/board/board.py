@@ -24,7 +24,7 @@ from claudedo.cli.render import Cell
 from claudedo.client import WorkerClient
 
 SETTLE_SECONDS = 1.0
-"""A key that decides counts only this long after the cursor was moved by what went away."""
+"""After the cursor was moved by what went away, keys that decide or open count only then."""
 
 ROOMY_HEIGHT = 16
 """Terminals lower than this have no lines to spare for details."""
@@ -166,6 +166,8 @@ class Listing(Screen[None]):
 
     def action_open(self) -> None:
         row = self._row()
+        if self._has_slipped():
+            return
         if row is not None and row.ask is not None:
             self._read(row.ask)
         else:
@@ -175,13 +177,20 @@ class Listing(Screen[None]):
         row = self._row()
         if row is None or row.ask is None:
             self.desk.say("That is for an ask: choose one on top.", wrong=True)
-        elif time.monotonic() < self._slipped_at + SETTLE_SECONDS:
-            self.desk.say("The list has just moved: look, then press it again.", wrong=True)
+        elif self._has_slipped():
+            return
         elif verb == "allow" and not row.whole:
             self._read(row.ask)
             self.desk.say("This is all of it; y allows.")
         else:
             self._decisions.decide(verb, row.ask)
+
+    def _has_slipped(self) -> bool:
+        """True, and said, if the cursor was moved by what went away only a moment ago."""
+        slipped = time.monotonic() < self._slipped_at + SETTLE_SECONDS
+        if slipped:
+            self.desk.say("The list has just moved: look, then press it again.", wrong=True)
+        return slipped
 
     def _read(self, ask: Json) -> None:
         self.desk.push_screen(AskReading(ask, self._decisions, self._attach_to))

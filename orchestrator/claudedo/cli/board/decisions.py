@@ -18,8 +18,6 @@ from claudedo.cli.board.picture import Json
 from claudedo.cli.render import Cell
 from claudedo.errors import ClaudedoError, UsageError
 
-_DONE = {"allow": "allowed", "deny": "denied", "answer": "answered"}
-
 
 class Decisions:
     """The decisions of the person at one desk."""
@@ -155,36 +153,30 @@ class Decisions:
             self._told.add(ask["id"])
             self._desk.work(
                 lambda: self._desk.client.ask(ask["id"]),
-                lambda closed: self._desk.say(f"{self._name(ask)}: {ask_view.outcome(closed)}"),
+                lambda closed: self._desk.say(f"{_what(ask)} {ask_view.outcome(closed)}"),
             )
 
     def _send(self, asks: list[Json], decision: Json) -> None:
-        done = _DONE[decision["decision"]]
-
-        def job() -> list[str]:
-            return [self._decided(one, decision, done) for one in asks]
-
         def told(sentences: list[str]) -> None:
             self._told.update(one["id"] for one in asks)
             self._desk.say("; ".join(sentences))
             self._desk.look()
 
-        if len(asks) > 1:
-            self._desk.work(job, told)
+        if len(asks) == 1:
+            self._desk.work(lambda: [self._decided(asks[0], decision)], told)
         else:
-            self._desk.work(lambda: [self._sent(asks[0], decision)], told)
+            self._desk.work(lambda: [self._tried(one, decision) for one in asks], told)
 
-    def _decided(self, ask: Json, decision: Json, done: str) -> str:
+    def _decided(self, ask: Json, decision: Json) -> str:
+        closed = self._desk.client.decide(ask["id"], decision)
+        return f"{_what(ask)} {ask_view.outcome(closed)}"
+
+    def _tried(self, ask: Json, decision: Json) -> str:
         """The same for one of several: what goes wrong with one must not keep the others."""
         try:
-            return self._sent(ask, decision)
+            return self._decided(ask, decision)
         except ClaudedoError as error:
             return f"{self._name(ask)}: {error}"
-
-    def _sent(self, ask: Json, decision: Json) -> str:
-        return (
-            f"{self._name(ask)}: {ask_view.outcome(self._desk.client.decide(ask['id'], decision))}"
-        )
 
     def _same(self, ask: Json) -> list[Json]:
         situation = self._desk.situation
@@ -193,6 +185,10 @@ class Decisions:
 
     def _name(self, ask: Json) -> str:
         return render.line(str(ask["task_name"]))
+
+
+def _what(ask: Json) -> str:
+    return f"{ask['task_name']}'s {ask['kind']}"
 
 
 def _text(cell: Cell) -> Text:

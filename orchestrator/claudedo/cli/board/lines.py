@@ -106,9 +106,13 @@ class Choices(Lines):
         return [row.key for row in self._rows if row.key]
 
     def _neighbour(self, before: list[str], keys: list[str]) -> str | None:
-        """The row that took the place of the one that is gone."""
-        place = before.index(self._key) if self._key in before else 0
-        return keys[min(place, len(keys) - 1)] if keys else None
+        """The row that took the place of the one that is gone: one of its kind, if there is one."""
+        if self._key is None or self._key not in before:
+            return keys[0] if keys else None
+        kind = self._key.split()[0]
+        alike = [key for key in keys if key.split()[0] == kind]
+        place = [key for key in before if key.split()[0] == kind].index(self._key)
+        return alike[min(place, len(alike) - 1)] if alike else next(iter(keys), None)
 
     def _draw(self) -> None:
         lines = [

@@ -66,6 +66,7 @@ class Row:
         """The line while the cursor is on it; the mark tells it without reverse video, too."""
         text = Text(MARK, no_wrap=True, end="")
         text.append_text(self.text[len(_NO_MARK) :])
+        text.truncate(self.text.cell_len)
         text.stylize("reverse")
         return text
 
@@ -111,7 +112,7 @@ def summary(situation: Situation, width: int) -> Text:
 
 def details(row: Row | None, width: int) -> list[Text]:
     """Two lines about the row under the cursor: what its line had no room for."""
-    if row is None:
+    if row is None or row.key is None:
         return [_fitted(Text(), width)] * 2
     if row.ask is not None:
         parts = [row.ask.get("agent") and f"agent {row.ask['agent']}", row.ask["body"]]

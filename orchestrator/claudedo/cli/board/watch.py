@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from claudedo.cli import options
 from claudedo.cli.board.picture import Situation
 from claudedo.cli.task import latest
 from claudedo.client import WorkerClient
@@ -101,13 +102,13 @@ class Watch:
                 self._ended.wait(BURST_SECONDS)
 
     def _learn(self, client: WorkerClient) -> None:
-        situation = Situation(tuple(client.tasks()), tuple(client.asks()))
+        situation = Situation(tuple(options.everything(client)), tuple(client.asks()))
         self._publish(situation=situation)
 
     def _note_receipts(self, events: list[Json]) -> None:
-        told = [event["payload"] for event in events if event["type"].startswith("message.")]
+        told = [event.get("payload") or {} for event in events]
         with self._lock:
-            self._receipts |= {p["message_id"]: p["receipts"] for p in told if p.get("receipts")}
+            self._receipts |= {p["message_id"]: p["receipts"] for p in told if "receipts" in p}
 
     def _recover(self) -> None:
         """Get a worker back: the one that somebody else starts, or else a new one."""
