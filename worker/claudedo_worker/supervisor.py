@@ -67,6 +67,8 @@ class Order:
     conversation: str | None = None  # go on with this one
     fork_of: str | None = None  # the transcript that it forks while it has none of its own
     prepare: Callable[[], Coroutine[Any, Any, Task]] | None = None  # makes the worktree
+    # gives the new worktree its files and its setup, on behalf of the session of that id
+    furnish: Callable[[Task, str], Coroutine[Any, Any, None]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +215,9 @@ class Supervisor:
     ) -> None:
         if order.prepare:
             task = await _unless(stop, order.prepare())
+            if order.furnish:
+                session = await self._store.change_session(session, waiting_for="running setup")
+                await _unless(stop, order.furnish(task, session.id))
             session = await self._store.change_session(session, waiting_for="starting claude")
         terminal, session = await self._spawn(task, session, order)
         live = LiveSession(
@@ -461,7 +466,7 @@ class Supervisor:
         known = locate(Path(live.session.config_dir), live.session.conversation)
         begun = replace(live.session, transcript=str(known) if known else None)
         argv = launch.resumed(self._settings, live.task, begun)
-        await live.terminal.respawn(argv, live.task.worktree or live.task.repo or ".", {})
+        await live.terminal.respawn(argv, str(launch.workplace(live.task)), {})
         session = await self._store.change_session(
             live.session,
             pid=live.terminal.hello.pid,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import os
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from pathlib import Path
 from claudedo import claude_args
 from claudedo.errors import (
     AmbiguousError,
+    ClaudedoError,
     ConflictError,
     NotFoundError,
     RefusedError,
@@ -25,7 +27,6 @@ from claudedo.errors import (
 )
 from claudedo.model import (
     Assignee,
-    Launch,
     Session,
     Task,
     TaskStatus,
@@ -35,10 +36,13 @@ from claudedo.model import (
     now,
 )
 from claudedo.settings import Settings
-from claudedo_worker import claude_binary, git, launch, registry, worktree
+from claudedo_worker import claude_binary, furnish, git, intent, launch, registry, worktree
 from claudedo_worker.claude_binary import Claude
 from claudedo_worker.dialogs import Kind
+from claudedo_worker.furnish import Place
+from claudedo_worker.intent import Intent
 from claudedo_worker.mailbox import Mailbox
+from claudedo_worker.ports import Ports
 from claudedo_worker.store import Store
 from claudedo_worker.supervisor import Order, Supervisor
 from claudedo_worker.work import work_in
@@ -96,6 +100,17 @@ class Draft:
     plan: WorktreePlan | None
     exists: bool
     live: bool
+    source: Path | None = None  # the checkout whose task file is used
+
+    def untrusted(self, environ: Mapping[str, str]) -> list[Path]:
+        """The repositories, whose settings and files can run commands, that nobody trusted."""
+        env = dict(environ)
+        repo = Path(self.task.repo or ".")
+        places = {repo, Path(self.task.worktree or ".")}
+        missing = [] if any(registry.trusts(env, place) for place in places) else [repo]
+        if self.source and self.source != repo and not registry.trusts(env, self.source):
+            missing.append(self.source)
+        return missing
 
 
 class Tasks:
@@ -108,6 +123,7 @@ class Tasks:
         self._store = store
         self._supervisor = supervisor
         self._mailbox = mailbox
+        self._ports = Ports(settings, store)
         self._starting = asyncio.Lock()
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -157,7 +173,9 @@ class Tasks:
             for link in request.links
         ]
         drafts = [await self._draft(request, wanted) for wanted in request.tasks]
-        self._check_trust(request, drafts)
+        _check_names(request, drafts)
+        _check_trust(request, drafts)
+        drafts = [await self._placed(request, draft) for draft in drafts]
         if isinstance(request, TakeOver):
             drafts = [await _freed(request, draft) for draft in drafts]
         for draft in drafts:
@@ -197,16 +215,27 @@ class Tasks:
             )
             await self._launch(task, plan, request, claude)
 
-    async def remove(self, task: Task, *, force: bool) -> str:
+    async def remove(
+        self,
+        task: Task,
+        *,
+        force: bool,
+        environ: Mapping[str, str] | None = None,
+        saved: str | None = None,
+    ) -> str:
         """Remove a task with its worktree and branch; never work of its own unless `force`.
 
-        Returns a sentence about what was done. Raises `RefusedError` naming what would be lost.
+        `environ`: what its teardown runs with, the worker's own by omission. `saved`: a commit
+        whose changes are elsewhere. Returns a sentence about what was done. Raises `RefusedError`
+        naming what would be lost.
         """
         async with self._turn(task):
             if not force:
-                await self._check_no_work(task)
+                await self._check_no_work(task, saved)
             await self._supervisor.stop(task.id)
-            summary = f"Removed {task.name}."
+            trouble = await self._tear_down(task, environ or os.environ, force=force)
+            stays = f"; {task.worktree} stays as it is" if task.worktree else ""
+            summary = f"Removed {task.name}{stays}."
             if task.made_worktree and task.worktree and task.repo:
                 removal = await worktree.remove_worktree(
                     Path(task.worktree),
@@ -214,19 +243,57 @@ class Tasks:
                     Path(task.repo),
                     force=force,
                     made_branch=task.made_branch,
+                    base=task.base_branch,
+                    saved=saved,
                 )
                 summary = removal.summary()
             await self._store.remove_task(task)
+            self._settings.task_log(task.id).unlink(missing_ok=True)
         self._turns.pop(task.id)
-        return summary
+        return f"{summary}{trouble}"
 
-    async def _check_no_work(self, task: Task) -> None:
+    async def _tear_down(self, task: Task, environ: Mapping[str, str], *, force: bool) -> str:
+        """Run the teardown in a worktree that is about to be removed.
+
+        One that fails keeps the worktree (`RefusedError`), or with `force` is told of.
+        """
+        session = await self._store.latest_session(task.id)
+        there = task.made_worktree and task.worktree and Path(task.worktree).is_dir()
+        if not (there and task.recipe.teardown and session):
+            return ""
+        place = await self._place(task, environ, session.id)
+        try:
+            await furnish.run("teardown", task.recipe.teardown, place)
+        except ClaudedoError as error:
+            if not force:
+                raise RefusedError(
+                    f"{error}. Nothing was removed: put it right, or use --force."
+                ) from error
+            return f" But {error}."
+        return ""
+
+    async def _place(self, task: Task, environ: Mapping[str, str], session_id: str) -> Place:
+        """Where setup and teardown of a task run, on behalf of its session."""
+        peers = [peer.name for peer in await self._store.peers(task.id)]
+        return Place(
+            main=Path(task.repo or "."),
+            worktree=Path(task.worktree or "."),
+            log=self._settings.task_log(task.id),
+            env=launch.environment(environ, task, session_id, peers),
+            limit=self._settings.setup_timeout,
+        )
+
+    async def _check_no_work(self, task: Task, saved: str | None) -> None:
         """Before anything is stopped: refuse what `remove_worktree` would refuse afterwards."""
         if not task.made_worktree or not task.worktree:
             return
         try:
             work = await work_in(
-                Path(task.worktree), task.branch, keeps_branch=not task.made_branch
+                Path(task.worktree),
+                task.branch,
+                keeps_branch=not task.made_branch,
+                base=task.base_branch,
+                saved=saved,
             )
         except NotFoundError:
             return  # the folder is gone, or was never made
@@ -251,20 +318,36 @@ class Tasks:
     async def _draft(self, request: StartRequest, wanted: Wanted) -> Draft:
         directory = Path(request.cwd) / Path(wanted.dir or ".").expanduser()
         repository = await git.discover(directory)
-        workspace = await self._workspace(request, repository)
-        existing = await self._existing(workspace, wanted.name)
-        if existing:
-            session = await self._store.latest_session(existing.id)
-            live = bool(session and session.state.live)
-            if not live:
-                await self._check_configuration(existing, request.env)
-            plan = None if live else await self._lost_worktree(existing)
-            return Draft(wanted=wanted, task=existing, plan=plan, exists=True, live=live)
-        plan = await self._plan(request, wanted, repository)
+        if existing := await self._existing(request, repository, wanted.name):
+            return await self._again(request, wanted, existing)
+        if isinstance(request, TakeOver):
+            return await self._anew(request, wanted, Intent(repository=repository))
+        wish = await intent.read(directory, wanted.name, chosen=wanted.dir is not None)
+        if existing := await self._existing(request, wish.repository, wanted.name):
+            return await self._again(request, wanted, existing)
+        wanted = replace(wanted, prompt=wanted.prompt or wish.section.prompt)
+        return await self._anew(request, wanted, wish)
+
+    async def _again(self, request: StartRequest, wanted: Wanted, task: Task) -> Draft:
+        """A task that exists: what its task file said when it was made still counts."""
+        session = await self._store.latest_session(task.id)
+        if session and session.state.live:
+            return Draft(wanted=wanted, task=task, plan=None, exists=True, live=True)
+        if session is None:  # a `start` broke off before it could say what it was to say
+            wanted = replace(wanted, prompt=wanted.prompt or task.body or None)
+        await self._check_configuration(task, request.env)
+        plan = await self._lost_worktree(task)
+        return Draft(wanted=wanted, task=task, plan=plan, exists=True, live=False)
+
+    async def _anew(self, request: StartRequest, wanted: Wanted, wish: Intent) -> Draft:
+        repository = wish.repository
+        base = request.base or wish.section.base
+        plan = await self._plan(request, wanted, repository, base)
+        given = claude_args.anchored(request.claude_args, Path(request.cwd))
         task = Task(
             id=new_id("t"),
-            workspace_id=workspace.id,
-            workspace=workspace.name,
+            workspace_id="",  # see `_placed`
+            workspace="",
             name=wanted.name,
             body=wanted.prompt or "",
             status=TaskStatus.ONGOING,
@@ -273,20 +356,19 @@ class Tasks:
             worktree=str(plan.path if plan else repository.top),
             branch=plan.branch if plan else repository.branch,
             base=plan.base_commit if plan else repository.head,
-            base_branch=await git.branch_of(repository.top, request.base or "HEAD"),
+            base_branch=await git.branch_of(repository.top, base or "HEAD"),
             made_worktree=plan is not None and not plan.reuse,
             made_branch=plan is not None and plan.make_branch,
-            launch=Launch(
-                model=request.model,
-                permission_mode=request.permission_mode,
-                claude_args=claude_args.anchored(request.claude_args, Path(request.cwd)),
-            ),
+            launch=wish.launch(request.model, request.permission_mode, given),
+            recipe=wish.recipe,
             created_at=now(),
         )
-        return Draft(wanted=wanted, task=task, plan=plan, exists=False, live=False)
+        return Draft(
+            wanted=wanted, task=task, plan=plan, exists=False, live=False, source=wish.source
+        )
 
     async def _plan(
-        self, request: StartRequest, wanted: Wanted, repository: git.Repository
+        self, request: StartRequest, wanted: Wanted, repository: git.Repository, base: str | None
     ) -> WorktreePlan | None:
         if request.here:
             return None
@@ -296,7 +378,7 @@ class Tasks:
             wanted.name,
             worktree_dir=self._settings.worktree_dir,
             branch=request.branch,
-            base=request.base,
+            base=base,
             path=Path(request.cwd) / Path(chosen).expanduser() if chosen else None,
         )
 
@@ -341,6 +423,7 @@ class Tasks:
         grants = {Kind.TRUST} if request.trust else set()
         if launch.asks_for_bypass(task):
             grants.add(Kind.BYPASS)
+        task = await self._ports.give(task)
         conversation, fork_of = _begun(request, await self._store.latest_session(task.id))
 
         async def prepare() -> Task:
@@ -348,6 +431,11 @@ class Tasks:
             made = await worktree.add_worktree(plan)
             return replace(task, worktree=str(made.path))
 
+        async def fill(made: Task, session_id: str) -> None:
+            place = await self._place(made, request.env, session_id)
+            await furnish.furnish(made.recipe, place)
+
+        wants = task.recipe.setup or task.recipe.copy or task.recipe.links
         order = Order(
             claude=claude,
             environ=request.env,
@@ -356,19 +444,9 @@ class Tasks:
             conversation=conversation,
             fork_of=fork_of,
             prepare=prepare if plan else None,
+            furnish=fill if task.made_worktree and wants else None,
         )
         await self._supervisor.start(task, order)
-
-    def _check_trust(self, request: StartRequest, drafts: Sequence[Draft]) -> None:
-        if request.trust:
-            return
-        for draft in drafts:
-            folders = {Path(draft.task.repo or "."), Path(draft.task.worktree or ".")}
-            if not any(registry.trusts(dict(request.env), folder) for folder in folders):
-                raise UntrustedError(
-                    f"Claude Code was never told to trust {draft.task.repo}. Look at what is in "
-                    "it (its settings can run commands), then start with --trust."
-                )
 
     async def _link(
         self, request: StartRequest, started: Sequence[Task], extra: Sequence[Task]
@@ -381,14 +459,23 @@ class Tasks:
 
     # Workspaces
 
-    async def _workspace(self, request: StartRequest, repository: git.Repository) -> Workspace:
-        if request.workspace:
-            known = {w.name: w for w in await self._store.workspaces()}
-            if request.workspace in known:
-                return known[request.workspace]
-        root = str(repository.main)
-        name = request.workspace or name_from(repository.main.name)
-        return await self._store.workspace_for(root, check_name(name))
+    async def _placed(self, request: StartRequest, draft: Draft) -> Draft:
+        """The draft with its workspace, which is made if the repository has none."""
+        if draft.exists:
+            return draft
+        root = Path(draft.task.repo or ".")
+        workspace = await self._workspace(request, root)
+        if workspace is None:
+            name = check_name(request.workspace or name_from(root.name))
+            workspace = await self._store.workspace_for(str(root), name)
+        task = replace(draft.task, workspace_id=workspace.id, workspace=workspace.name)
+        return replace(draft, task=task)
+
+    async def _workspace(self, request: StartRequest, root: Path) -> Workspace | None:
+        """The workspace that tasks of the repository `root` belong to, if there is one."""
+        workspaces = await self._store.workspaces()
+        named = [w for w in workspaces if w.name == request.workspace]
+        return next(iter([*named, *(w for w in workspaces if w.root == str(root))]), None)
 
     async def _named_workspace(self, name: str) -> Workspace:
         workspaces = {w.name: w for w in await self._store.workspaces()}
@@ -405,7 +492,11 @@ class Tasks:
         roots = {w.root: w for w in await self._store.workspaces()}
         return roots.get(str(repository.main))
 
-    async def _existing(self, workspace: Workspace, name: str) -> Task | None:
+    async def _existing(
+        self, request: StartRequest, repository: git.Repository, name: str
+    ) -> Task | None:
+        if (workspace := await self._workspace(request, repository.main)) is None:
+            return None
         tasks = await self._store.tasks()
         return next((t for t in tasks if (t.workspace_id, t.name) == (workspace.id, name)), None)
 
@@ -414,12 +505,32 @@ def _check_request(request: StartRequest) -> None:
     names = [check_name(wanted.name) for wanted in request.tasks]
     if not names:
         raise UsageError("Name at least one task to start.")
-    if len(set(names)) < len(names):
-        raise UsageError("Each task can be named only once.")
+    if request.workspace:
+        check_name(request.workspace)
     if request.here and request.worktree:
         raise UsageError("--here and --worktree exclude each other.")
     if len(names) > 1 and (request.branch or request.worktree):
         raise UsageError("--branch and --worktree are for one task at a time.")
+
+
+def _check_names(request: StartRequest, drafts: Sequence[Draft]) -> None:
+    """Two tasks may have one name, in two repositories."""
+    places = [(request.workspace or draft.task.repo, draft.task.name) for draft in drafts]
+    for place, name in places:
+        if places.count((place, name)) > 1:
+            raise UsageError(f"{name} is named twice in {place}: each task can be named only once.")
+
+
+def _check_trust(request: StartRequest, drafts: Sequence[Draft]) -> None:
+    folders = [str(folder) for draft in drafts for folder in draft.untrusted(request.env)]
+    if folders and not request.trust:
+        *most, last = dict.fromkeys(folders)
+        named = f"{', '.join(most)} and {last}" if most else last
+        raise UntrustedError(
+            f"Claude Code was never told to trust {named}. Sessions there will read, edit and run "
+            "files, and what settings, hooks and claudedo.toml there say will run (--trust says "
+            "that you trust that)."
+        )
 
 
 async def _freed(request: TakeOver, draft: Draft) -> Draft:

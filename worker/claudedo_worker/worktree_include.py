@@ -43,27 +43,36 @@ def _copy_all(names: list[str], main: Path, worktree: Path) -> list[str]:
     notes = []
     for name in names:
         try:
-            _copy(main, worktree, Path(name))
+            copy_file(main, worktree, Path(name))
         except OSError as error:
             notes.append(f"{name!r} of {NAME} was not copied: {error.strerror or error}.")
     return notes
 
 
-def _copy(main: Path, worktree: Path, name: Path) -> None:
+def copy_file(main: Path, worktree: Path, name: Path) -> bool:
+    """Copy one file or symbolic link to its place in the worktree; False if it was not copied.
+
+    Nothing that is there is overwritten. Raises `OSError`.
+    """
     source, target = main / name, worktree / name
     mode = source.lstat().st_mode
     # A folder here is another repository inside the checkout: git does not look into it.
     if os.path.lexists(target) or not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
-        return
-    _make_parents(main, worktree, name)
+        return False
+    make_parents(main, worktree, name)
     try:
         shutil.copy2(source, target, follow_symlinks=False)
     except OSError:
         target.unlink(missing_ok=True)
         raise
+    return True
 
 
-def _make_parents(main: Path, worktree: Path, name: Path) -> None:
+def make_parents(main: Path, worktree: Path, name: Path) -> None:
+    """Make the folders in the worktree that `name` needs, with the modes that they have in `main`.
+
+    Raises `OSError` where a symbolic link stands: it may lead out of the worktree.
+    """
     for parent in reversed(name.parents[:-1]):
         folder = worktree / parent
         if folder.is_symlink():

@@ -48,6 +48,11 @@ class Sight:
         return self.state not in ("none", "starting")
 
     @property
+    def has_own_limit(self) -> bool:
+        """True while a setup runs: the worker ends one that takes longer than is configured."""
+        return self.waiting_for == "running setup"
+
+    @property
     def sentence(self) -> str:
         if self.state == "starting":
             return f"{self.name}: {self.waiting_for or self.state}"
@@ -67,8 +72,9 @@ def follow(client: WorkerClient, ids: list[str]) -> tuple[list[dict[str, Any]], 
         while True:
             tasks = _tasks(client, ids)
             seen = [sight(task) for task in tasks]
-            if seen != shown:
+            if seen != shown or any(one.has_own_limit for one in seen):
                 changed_at = time.monotonic()
+            if seen != shown:
                 _show(seen, shown, draw)
                 shown = seen
             if all(one.settled for one in seen):

@@ -162,9 +162,9 @@ def _check_together(
     branch: str | None,
     attach: bool,
 ) -> None:
-    names = [task["name"] for task in tasks]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise UsageError(f"{twice} is named twice.")
+    places = [(task["name"], task["dir"]) for task in tasks]
+    if twice := next((place for place in places if places.count(place) > 1), None):
+        raise UsageError(f"{twice[0]} is named twice.")
     if in_place and (worktree or branch):
         raise UsageError("--here makes no worktree: leave out --worktree and --branch.")
     if len(tasks) > 1 and (worktree or branch):
@@ -181,20 +181,12 @@ def _order(client: WorkerClient, order: dict[str, Any]) -> list[dict[str, Any]]:
     """Give the order, and ask the person once for trust that is wanting."""
     try:
         return client.start(order)
-    except UntrustedError:
+    except UntrustedError as error:
         if not render.can_ask():
             raise
-        if not render.ask(f"{_consequence(order)} Trust it?"):
+        if not render.ask(f"{error} Trust it?"):
             raise
     return client.start({**order, "trust": True})
-
-
-def _consequence(order: dict[str, Any]) -> str:
-    folders = dict.fromkeys(task["dir"] or order["cwd"] for task in order["tasks"])
-    return (
-        "Claude Code was never told to trust this. It will be able to read, edit and execute "
-        f"files in {', '.join(folders)}, and what the settings and hooks there say will run."
-    )
 
 
 def _report(

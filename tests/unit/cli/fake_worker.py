@@ -148,11 +148,11 @@ class FakeWorker:
             self.news.notify_all()
 
     def requests(self, method: str, path: str) -> list[Any]:
-        """The bodies (or queries) of the requests to one route, oldest first."""
+        """What the requests to one route said, in body or query, oldest first."""
         return [body for verb, where, body in self.asked if (verb, where) == (method, path)]
 
     def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> tuple[int, Any]:
-        self.asked.append((method, path, query if body is None else body))
+        self.asked.append((method, path, {**query, **(body or {})}))
         if problem := self.failures.get(f"{method} {path}"):
             return problem["status"], problem
         parts = [unquote(part) for part in path.strip("/").split("/")]

@@ -54,7 +54,7 @@ def test_trust_is_asked_for_once_and_given(worker: FakeWorker, terminal: Termina
     worker.trusted = False
     child = terminal("start", "a@/src/shop")
 
-    child.expect(r"read, edit and execute files in /src/shop.*Trust it\? \[y/N\]")
+    child.expect(r"The repository /src/shop was never trusted; .*Trust it\? \[y/N\]")
     child.sendline("y")
 
     assert ending(child)[0] == 0

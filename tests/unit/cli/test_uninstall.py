@@ -67,7 +67,7 @@ def test_everything_of_ours_goes_and_the_rest_is_named(
     assert answer.exit_code == 0, answer.stderr
     assert worker.requests("POST", "/api/tasks/t_A/stop") == [{}]
     assert worker.requests("POST", "/api/tasks/t_B/stop") == []
-    assert worker.requests("DELETE", "/api/tasks/t_A") == [{}]
+    assert [one.keys() for one in worker.requests("DELETE", "/api/tasks/t_A")] == [{"env"}]
     assert worker.stopping.is_set()
     assert [entry.name for entry in home.iterdir()] == ["config.toml"]
     rest = answer.stdout.partition("This stays:")[2]

@@ -41,7 +41,9 @@ class Recorder:
     async def start(self, task: Task, order: Order) -> Session:
         self.orders.append(order)
         if order.prepare and self.pid:
-            await order.prepare()
+            task = await order.prepare()
+            if order.furnish:
+                await order.furnish(task, "s_1")
         session = a_session(task, pid=self.pid, state=SessionState.IDLE)
         return await self.store.add_session(session, "", task)
 

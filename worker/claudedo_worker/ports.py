@@ -1,0 +1,68 @@
+"""Gives each task ten ports of its own, so that the dev servers of two worktrees do not fight.
+
+A block stays with its task, over restarts, until the task is removed. A new block is one that no
+task has and in which nothing listens at the moment. Opens no port for longer than a look takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from dataclasses import replace
+
+from claudedo.errors import ConflictError
+from claudedo.model import Task
+from claudedo.settings import BLOCK, Settings
+from claudedo_worker.store import Store
+
+
+class Ports:
+    """The blocks of one worker."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self._settings = settings
+        self._store = store
+        self._choosing = asyncio.Lock()
+
+    async def give(self, task: Task) -> Task:
+        """The task with its ports; those that it has, else the lowest free block.
+
+        Raises `ConflictError` if there is none.
+        """
+        async with self._choosing:
+            task = await self._store.task(task.id)
+            if task.port is not None:
+                return task
+            tasks = await self._store.tasks()
+            taken = {port for other in tasks if (port := other.port) is not None}
+            for first in self._settings.port_range:
+                # The range may have been moved: blocks need not begin where others did.
+                if not any(abs(first - port) < BLOCK for port in taken) and _is_quiet(first):
+                    return await self._store.change_task(replace(task, port=first))
+        raise ConflictError(
+            f"No ten ports of {self._settings.ports} are free: remove tasks that are done "
+            f"(`claudedo rm`), or set another range as `ports` in {self._settings.config_file}."
+        )
+
+
+def _is_quiet(first: int) -> bool:
+    """True if nothing uses one of the ten ports from `first`, on any address."""
+    families = [socket.AF_INET, *([socket.AF_INET6] if socket.has_ipv6 else [])]
+    ports = range(first, first + BLOCK)
+    return all(_can_bind(family, port) for port in ports for family in families)
+
+
+def _can_bind(family: socket.AddressFamily, port: int) -> bool:
+    try:
+        probe = socket.socket(family, socket.SOCK_STREAM)
+    except OSError:
+        return True  # a system without that family has no listener in it
+    with probe:
+        if family is socket.AF_INET6:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            return error.errno == errno.EADDRNOTAVAIL  # the family is switched off
+    return True
