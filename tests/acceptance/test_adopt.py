@@ -33,7 +33,7 @@ class Plain:
             encoding="utf-8",
             timeout=PATIENCE,
         )
-        self.pid = int(self._terminal.pid)
+        self.pid: int = self._terminal.pid
         self.await_state("idle")
 
     def listed(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from claudedo.model import SessionState
-from claudedo_worker import registry
+from claudedo_worker import processes, registry
 
 ME = os.getpid()
 
@@ -69,6 +69,54 @@ def test_only_what_runs_is_listed_and_no_number_that_somebody_else_has_now(tmp_p
     began = psutil.Process(ME).create_time()
     os.utime(write(tmp_path, ME), (began - 60, began - 60))
     assert list(registry.running(tmp_path)) == []
+
+
+def test_a_clock_that_was_set_changes_nothing_where_the_kernels_count_is_known(
+    tmp_path: Path,
+) -> None:
+    mark = processes.start_mark(ME)
+    if mark is None:
+        pytest.skip("the kernel's count of a start is only told in /proc")
+    path = write(tmp_path, ME, procStart=mark)
+    os.utime(path, (1000, 1000))  # written before the process began, as the clock now has it
+    assert registry.read(tmp_path, ME, since=time.time()) is not None
+    assert [entry.pid for entry in registry.running(tmp_path)] == [ME]
+    write(tmp_path, ME, procStart="1")  # of an earlier boot, or of a container beside
+    assert registry.read(tmp_path, ME, since=0) is None
+    write(tmp_path, ME, procStart="Sat Nov 21 19:00:00 2026")  # as other systems may have it
+    assert registry.read(tmp_path, ME, since=time.time()) is not None
+    assert processes.start_mark(2**22 + 1) is None
+
+
+def test_an_entry_tells_who_and_where_as_far_as_the_file_does(tmp_path: Path) -> None:
+    whole = {"name": "deep-6f", "cwd": "/shop/deep", "statusUpdatedAt": 1_700_000_000_000}
+    write(tmp_path, 7, **whole, status="shell", entrypoint="cli")
+    entry = registry.read(tmp_path, 7, since=0)
+    assert entry is not None
+    assert (entry.name, entry.cwd, entry.background) == ("deep-6f", "/shop/deep", True)
+    assert (entry.since, entry.at_terminal) == ("2023-11-14T22:13:20.000Z", True)
+    write(tmp_path, 7, name=["odd"], cwd=7, statusUpdatedAt=1e300, status=[], entrypoint="sdk-cli")
+    entry = registry.read(tmp_path, 7, since=0)
+    assert entry is not None
+    assert (entry.name, entry.cwd, entry.since) == (None, None, None)
+    assert (entry.state, entry.background, entry.at_terminal) == (None, False, False)
+
+
+@pytest.mark.parametrize(
+    ("folder", "environ", "chosen"),
+    [
+        ("/home/u/.claude", {"HOME": "/home/u"}, None),
+        ("/home/u/.claude", {"HOME": "/home/u", "CLAUDE_CONFIG_DIR": "/other"}, None),
+        ("/other", {"HOME": "/home/u"}, "/other"),
+        ("/other", {"HOME": "/home/u", "CLAUDE_CONFIG_DIR": "/other"}, "/other"),
+    ],
+)
+def test_an_environment_names_a_configuration_folder_only_where_it_has_to(
+    folder: str, environ: dict[str, str], chosen: str | None
+) -> None:
+    made = registry.environment_for(Path(folder), environ)
+    assert registry.config_dir(made) == Path(folder)
+    assert made.get("CLAUDE_CONFIG_DIR") == chosen
 
 
 def test_trust_of_a_folder_covers_what_is_below_it(tmp_path: Path) -> None:
