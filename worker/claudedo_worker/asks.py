@@ -15,7 +15,8 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +25,28 @@ from claudedo.model import Ask, AskKind, AskOutcome, DecidedBy, SessionState, Ta
 from claudedo_worker import ask_text, decision
 from claudedo_worker.decision import Decision, Output, Ruling
 from claudedo_worker.store import Store
-from claudedo_worker.verdict import Verdict, Verdicts, of_subagent
+from claudedo_worker.verdict import Verdict, Verdicts, of_subagent, plan_file
 
 log = logging.getLogger(__name__)
 
 HELD_PATIENCE = 10.0
 """Seconds that a decision waits for a bridge which sends its held call to a new worker again."""
 
-PROOF_PATIENCE = 3.0
-"""Seconds within which the transcript shows who decided (measured: up to 0.6)."""
+PROOF_PATIENCE = {AskOutcome.ALLOWED: 1.0, AskOutcome.ANSWERED: 3.0, AskOutcome.DENIED: 3.0}
+"""Seconds to wait for the line that shows who decided (measured: up to 0.6). What was allowed may
+run for long, and its line comes only after that."""
 
 LEFT = 1.0
 """Seconds after a dialog's end within which a refusal there is on disk; else it was a yes."""
 
 GIVEN_UP = 2.0
 """Seconds after a cancelled request within which the transcript says why."""
+
+LATELY = 120.0
+"""Seconds for which a new worker doubts what its predecessor thought was decided."""
+
+READ_EVERY = 0.5
+"""Seconds between two looks into the transcript for an ask of which nothing else is heard."""
 
 GLANCE = 0.02
 CALLS_KEPT = 200
@@ -52,10 +60,12 @@ class Held:
     verdicts: Verdicts | None
     answer: asyncio.Future[Output] | None = None  # None: its bridge has not sent it (again) yet
     shown: bool = False  # the terminal was seen waiting since it is there
-    left_at: float | None = None  # when the terminal stopped waiting, or the session went on
+    left_at: float | None = None  # when the terminal stopped waiting
+    passed_at: float | None = None  # when a hook showed that the session is past it
     given_up_at: float | None = None
     ruling: Ruling | None = None  # decided here
     bare: bool = True
+    read_at: float = float("-inf")
     closed: asyncio.Event = field(default_factory=asyncio.Event)  # nothing more will be said
 
     @property
@@ -63,11 +73,30 @@ class Held:
         """The subagent that asks; empty for the main conversation."""
         return self.ask.agent or ""
 
+    @property
+    def is_over(self) -> bool:
+        """True once the session has an answer of its own, or wants none any more."""
+        return not (self.left_at is self.passed_at is self.given_up_at is None)
+
+    @property
+    def is_provable(self) -> bool:
+        """True if the transcript will show who decided."""
+        return self.verdicts is not None and self.ask.tool_use_id is not None
+
     def verdict(self) -> Verdict:
         """What the transcript says of it."""
         if self.verdicts is None or self.ask.tool_use_id is None:
             return Verdict()
-        return self.verdicts.of(self.ask.tool_use_id)
+        verdict = self.verdicts.of(self.ask.tool_use_id)
+        if self.ruling is not None and verdict.hook is None and self._bears_out(verdict):
+            return replace(verdict, hook=self.ruling.behavior)
+        return verdict
+
+    def _bears_out(self, verdict: Verdict) -> bool:
+        """True if what became of the call is what was decided here, where no line says by whom."""
+        if self.ruling is not None and self.ruling.message is not None:
+            return verdict.error == self.ruling.message
+        return self.agent != "" and verdict.result == "ran"  # 28.2
 
     def hand_over(self, output: Output) -> None:
         """Answer the held call, once."""
@@ -95,11 +124,14 @@ class Asks:
         self._state = SessionState.STARTING
         self._closing = asyncio.Lock()
 
-    async def load(self) -> None:
+    async def load(self, transcript: str | None) -> None:
         """Take up what an earlier worker left open; the bridge will send the calls again."""
-        for ask in await self._store.open_asks():
-            if ask.session_id == self._session_id:
-                self._held[ask.id] = Held(ask, None)
+        for ask in await self._store.asks_of_session(self._session_id):
+            if ask.closed_at is None:
+                self._held[ask.id] = Held(ask, self._file_of(ask, transcript), shown=True)
+            elif ask.decided_by is DecidedBy.USER and _age(ask.closed_at) < LATELY:
+                held = Held(ask, self._file_of(ask, transcript), ruling=decision.of_kept(ask))
+                self._held[ask.id] = held
 
     def headline(self) -> str | None:
         """What the session waits for, in a line; None if it asks nothing."""
@@ -115,12 +147,12 @@ class Asks:
         """
         for earlier in self._open(call.get("agent_id") or ""):
             if earlier.ask.call != key:  # asked one after the other (13.11): that one is over
-                earlier.left_at = earlier.left_at or self._clock()
+                earlier.passed_at = earlier.passed_at or self._clock()
         ask = await self._store.add_ask(await self._draft(key, call))
         if ask.closed_at is not None and ask.decided_by is not DecidedBy.USER:
             return {}
         held = self._held.setdefault(ask.id, Held(ask, None))
-        held.verdicts = self._file(call)
+        held.verdicts = self._file_of(ask, call.get("transcript_path"))
         held.given_up_at = None
         if ask.closed_at is not None:  # decided, and perhaps not handed over before
             held.ruling = held.ruling or decision.of_kept(ask)
@@ -143,7 +175,7 @@ class Asks:
                 self._calls.popitem(last=False)
         elif event in ("PostToolBatch", "Stop"):
             for held in self._open(agent):
-                held.left_at = held.left_at or self._clock()
+                held.passed_at = held.passed_at or self._clock()
 
     def cancelled(self, key: str) -> None:
         """The client gave up a held call: refused in its dialog, or cut off with the turn."""
@@ -175,7 +207,8 @@ class Asks:
         self._state = state
         for held in list(self._held.values()):
             self._note_terminal(held)
-            await self._judge(held)
+            if held.is_over or self._clock() - held.read_at > READ_EVERY:
+                await self._judge(held)
 
     async def deny_all(self, reason: str) -> None:
         """A person halted the session: say no to all that it asks."""
@@ -200,10 +233,9 @@ class Asks:
         """
         decision.rule(await self._store.ask(ask_id), said)
         held = await self._reached(ask_id)
-        if held is None or held.given_up_at is not None or held.left_at is not None:
+        if held is None or not await self._rule(held, said):
             await self._over(held)
             raise conflict(await self._store.ask(ask_id))
-        await self._rule(held, said)
         await self._proven(held)
         ask = await self._store.ask(ask_id)
         same = held.ruling is not None and ask.outcome is held.ruling.outcome and held.bare
@@ -218,7 +250,7 @@ class Asks:
             held = self._held.get(ask_id)
             if held is None or held.ruling is not None:
                 return None
-            if held.answer is not None or held.given_up_at is not None:
+            if held.answer is not None or held.is_over:
                 return held
             if self._clock() >= until:
                 raise ConflictError(
@@ -227,48 +259,59 @@ class Asks:
                 )
             await asyncio.sleep(GLANCE)
 
-    async def _rule(self, held: Held, said: Decision) -> None:
-        """Store the decision, then hand it over. Raises `ConflictError` if it is not the first."""
+    async def _rule(self, held: Held, said: Decision) -> bool:
+        """Store the decision, then hand it over; False if it is not the first."""
         ruling = decision.rule(held.ask, said)
-        ask, first = await self._store.close_ask(
-            held.ask.id, ruling.outcome, DecidedBy.USER, ruling.kept
-        )
-        if not first:
-            raise conflict(ask)
-        held.ask, held.ruling, held.bare = ask, ruling, said.is_bare
-        held.hand_over(ruling.output)
+        async with self._closing:
+            if held.ruling is not None or held.is_over or held.closed.is_set():
+                return False
+            ask, first = await self._store.close_ask(
+                held.ask.id, ruling.outcome, DecidedBy.USER, ruling.kept
+            )
+            if first:
+                held.ask, held.ruling, held.bare = ask, ruling, said.is_bare
+                held.hand_over(ruling.output)
+            return first
 
     async def _proven(self, held: Held) -> None:
-        """Wait, up to a few seconds, until the transcript shows who decided."""
-        until = self._clock() + PROOF_PATIENCE
+        """Wait, up to a few seconds, until the transcript shows who decided.
+
+        A refusal shows at once. If it does not, and the dialog is closed, somebody said yes there,
+        and what they allowed is still running.
+        """
+        assert held.ruling is not None
+        until = self._clock() + PROOF_PATIENCE[held.ruling.outcome]
         while not held.closed.is_set() and self._clock() < until:
             await self._judge(held)
             await asyncio.sleep(GLANCE)
+        refused = held.ruling.outcome is AskOutcome.DENIED and held.is_provable
+        if not held.closed.is_set() and refused and self._state is SessionState.BUSY:
+            await self._correct(held, _outcome(held.ask, Verdict()))
 
     async def _over(self, held: Held | None) -> None:
         if held is not None:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(held.closed.wait(), PROOF_PATIENCE)
+                await asyncio.wait_for(held.closed.wait(), 2 * GIVEN_UP)
 
     # Judging
 
     def _note_terminal(self, held: Held) -> None:
         """Follow the dialog of an ask: it is there while the terminal waits, and then it is not.
 
-        A subagent's ask may have none (13.11), so where the main conversation asks, too, the dialog
-        is taken for that one's.
+        Of a subagent's ask it says nothing: that one may have no dialog (13.11), and what the
+        terminal waits for may be another's.
         """
-        mains = self._open("")
-        if held.ruling is not None or held.answer is None or (held.agent and mains):
+        if held.agent:
             return
         if self._state is SessionState.WAITING:
-            held.shown = True
+            held.shown, held.left_at = True, None
         elif held.shown:
             held.left_at = held.left_at or self._clock()
 
     async def _judge(self, held: Held) -> None:
         async with self._closing:
             if not held.closed.is_set():
+                held.read_at = self._clock()
                 verdict = await asyncio.to_thread(held.verdict)
                 await (self._prove(held, verdict) if held.ruling else self._notice(held, verdict))
 
@@ -277,20 +320,24 @@ class Asks:
         if verdict.hook or verdict.result:
             await self._finish(held, _outcome(held.ask, verdict), DecidedBy.TERMINAL)
         elif held.given_up_at is not None:
-            if self._clock() - held.given_up_at > GIVEN_UP:
+            if self._since(held.given_up_at) > GIVEN_UP:
                 await self._finish(held, AskOutcome.GONE, DecidedBy.SESSION)
-        elif held.left_at is not None and self._clock() - held.left_at > LEFT:
+        elif self._since(held.left_at) > LEFT or self._since(held.passed_at) > LEFT:
             await self._finish(held, _outcome(held.ask, Verdict()), DecidedBy.TERMINAL)
 
     async def _prove(self, held: Held, verdict: Verdict) -> None:
         """Compare a decision made here with what the session shows of it."""
+        assert held.ruling is not None
         if verdict.hook:
+            await self._correct(held, held.ruling.outcome, DecidedBy.USER)
             self._forget(held)
         elif verdict.result:
             await self._correct(held, _outcome(held.ask, verdict))
-        elif held.given_up_at is not None and self._clock() - held.given_up_at > GIVEN_UP:
-            await self._correct(held, AskOutcome.GONE)
-        elif held.verdicts is None or held.ask.tool_use_id is None:
+            self._forget(held)
+        elif self._since(held.given_up_at) > GIVEN_UP:
+            await self._correct(held, AskOutcome.GONE, DecidedBy.SESSION)
+            self._forget(held)
+        elif not held.is_provable:
             self._forget(held)  # no way to tell; the answer was the first that we know of
 
     async def _finish(self, held: Held, outcome: AskOutcome, decided_by: DecidedBy) -> None:
@@ -298,15 +345,19 @@ class Asks:
         held.hand_over({})
         self._forget(held)
 
-    async def _correct(self, held: Held, outcome: AskOutcome) -> None:
-        by = DecidedBy.SESSION if outcome is AskOutcome.GONE else DecidedBy.TERMINAL
-        log.info("decided elsewhere", extra={"action": "ask_corrected", "ask": held.ask.id})
-        held.ask = await self._store.correct_ask(held.ask.id, outcome, by)
-        self._forget(held)
+    async def _correct(
+        self, held: Held, outcome: AskOutcome, by: DecidedBy = DecidedBy.TERMINAL
+    ) -> None:
+        if (held.ask.outcome, held.ask.decided_by) != (outcome, by):
+            log.info("decided otherwise", extra={"action": "ask_corrected", "ask": held.ask.id})
+            held.ask = await self._store.correct_ask(held.ask.id, outcome, by)
 
     def _forget(self, held: Held) -> None:
         self._held.pop(held.ask.id, None)
         held.closed.set()
+
+    def _since(self, moment: float | None) -> float:
+        return 0.0 if moment is None else self._clock() - moment
 
     def _give_up(self, held: Held) -> None:
         held.given_up_at = held.given_up_at or self._clock()
@@ -325,7 +376,7 @@ class Asks:
         tool, given = str(call.get("tool_name") or ""), _object(call.get("tool_input"))
         folder = self._task.worktree or self._task.repo
         kind, title, body = await asyncio.to_thread(
-            ask_text.describe, tool, given, Path(folder) if folder else None
+            _describe, tool, given, Path(folder) if folder else None, call.get("transcript_path")
         )
         return Ask(
             id=new_id("k"),
@@ -358,12 +409,10 @@ class Asks:
             del self._calls[found]
         return found
 
-    def _file(self, call: dict[str, Any]) -> Verdicts | None:
-        if not call.get("transcript_path"):
+    def _file_of(self, ask: Ask, transcript: str | None) -> Verdicts | None:
+        if not transcript:
             return None
-        path = Path(call["transcript_path"])
-        if agent := call.get("agent_id"):
-            path = of_subagent(path, agent)
+        path = of_subagent(Path(transcript), ask.agent) if ask.agent else Path(transcript)
         return self._files.setdefault(path, Verdicts(path))
 
 
@@ -379,15 +428,27 @@ def conflict(ask: Ask) -> ConflictError:
 
 async def close_all(store: Store, session_id: str) -> None:
     """The session is over: what it still asked is gone."""
-    for ask in await store.open_asks():
-        if ask.session_id == session_id:
+    for ask in await store.asks_of_session(session_id):
+        if ask.closed_at is None:
             await store.close_ask(ask.id, AskOutcome.GONE, DecidedBy.SESSION)
+
+
+def _age(at: str) -> float:
+    return (datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds()
 
 
 def _outcome(ask: Ask, verdict: Verdict) -> AskOutcome:
     if verdict.hook == "deny" or (verdict.hook is None and verdict.result == "rejected"):
         return AskOutcome.DENIED
     return AskOutcome.ANSWERED if ask.kind is AskKind.QUESTION else AskOutcome.ALLOWED
+
+
+def _describe(
+    tool: str, given: dict[str, Any], folder: Path | None, transcript: str | None
+) -> tuple[AskKind, str, str]:
+    if tool == ask_text.PLAN and "plan" not in given and transcript:
+        given = {**given, "planFilePath": str(plan_file(Path(transcript)) or "")}
+    return ask_text.describe(tool, given, folder)
 
 
 def _object(text: Any) -> dict[str, Any]:

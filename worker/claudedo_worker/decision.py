@@ -44,6 +44,17 @@ class Ruling:
     output: Output
     kept: Mapping[str, Any]
 
+    @property
+    def behavior(self) -> str:
+        """The word of the hook: allow or deny."""
+        return str(self.output["hookSpecificOutput"]["decision"]["behavior"])
+
+    @property
+    def message(self) -> str | None:
+        """What the model is told with a refusal."""
+        message = self.output["hookSpecificOutput"]["decision"].get("message")
+        return None if message is None else str(message)
+
 
 def rule(ask: Ask, decision: Decision) -> Ruling:
     """What `decision` means for `ask`. Raises `UsageError`, and `RefusedError` with what to do."""

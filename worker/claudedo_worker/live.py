@@ -114,7 +114,7 @@ class LiveSession:
             if claude_binary.parse(self.session.cli_version) < KEEPS_SIDE_LINES:
                 await receipts.forget_side_lines()
         self._courier = Courier(self.store, self.task, self.session, self, receipts, self._schedule)
-        await self.asks.load()
+        await self.asks.load(self.session.transcript)
 
     async def close(self) -> None:
         """The process is gone: what its transcript does not show did not happen."""

@@ -289,6 +289,11 @@ class Store:
         """What waits for a person, oldest first."""
         return [_ask(row) for row in await self._db.all("open_asks")]
 
+    async def asks_of_session(self, session_id: str) -> list[Ask]:
+        """All that one session asked, oldest first."""
+        rows = await self._db.all("asks_of_session", session_id=session_id)
+        return [_ask(row) for row in rows]
+
     async def asks_by_task(self) -> dict[str, int]:
         """How many asks are open, for every task that has any."""
         return {row["task_id"]: row["asks"] for row in await self._db.all("asks_by_task")}

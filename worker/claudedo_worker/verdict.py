@@ -1,8 +1,8 @@
 """Who decided about a tool call, as a conversation's transcript tells it.
 
 A decision that a hook made has a line of its own, an attachment `hook_permission_decision` with the
-call's id, written before the tool runs. A decision made in the dialog has none: there the first
-line with that id is the call's result (docs/claude-cli.md 28.1).
+call's id, before the call's result. A decision made in the dialog has none (docs/claude-cli.md
+28.1). Older versions write that line for the main conversation only (28.2).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Verdict:
 
     hook: str | None = None  # "allow" or "deny", if a hook decided
     result: str | None = None  # "rejected" in the dialog, or "ran", whatever came of it
+    error: str | None = None  # what the model was told instead of a result
 
 
 class Verdicts:
@@ -62,12 +63,7 @@ class Verdicts:
         return whole.splitlines()
 
     def _take(self, line: bytes) -> None:
-        try:
-            value = json.loads(line)
-        except ValueError:
-            return  # half a line, where the reading began
-        if not isinstance(value, dict):
-            return
+        value = _object(line)
         attachment = value.get("attachment")
         if isinstance(attachment, dict) and attachment.get("type") == "hook_permission_decision":
             self._know(attachment.get("toolUseID"), hook=str(attachment.get("decision")))
@@ -75,9 +71,9 @@ class Verdicts:
         content = message.get("content") if isinstance(message, dict) else None
         for block in content if isinstance(content, list) else []:
             if isinstance(block, dict) and block.get("type") == "tool_result":
-                self._know(block.get("tool_use_id"), result=_result(block))
+                self._know(block.get("tool_use_id"), **_result(block))
 
-    def _know(self, tool_use_id: Any, **news: str) -> None:
+    def _know(self, tool_use_id: Any, **news: str | None) -> None:
         if isinstance(tool_use_id, str):
             known = self._known.pop(tool_use_id, Verdict())
             self._known[tool_use_id] = replace(known, **news)
@@ -85,11 +81,37 @@ class Verdicts:
                 self._known.popitem(last=False)
 
 
-def _result(block: dict[str, Any]) -> str:
+def _result(block: dict[str, Any]) -> dict[str, str | None]:
     content = block.get("content")
     if isinstance(content, list):
         content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
-    return "rejected" if str(content).startswith(_REJECTED) else "ran"
+    text = str(content)
+    result = "rejected" if text.startswith(_REJECTED) else "ran"
+    return {"result": result, "error": text if block.get("is_error") else None}
+
+
+def plan_file(transcript: Path) -> Path | None:
+    """Where the conversation's plan is: newer versions do not say it in the call (28.3)."""
+    try:
+        lines = transcript.read_bytes().splitlines()
+    except FileNotFoundError:
+        return None
+    for line in reversed(lines):
+        if b'"plan_mode' not in line:
+            continue
+        attachment = _object(line).get("attachment")
+        if isinstance(attachment, dict) and str(attachment.get("type")).startswith("plan_mode"):
+            named = attachment.get("planFilePath")
+            return Path(named) if isinstance(named, str) else None
+    return None
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except ValueError:  # half a line, where the reading began
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def of_subagent(transcript: Path, agent: str) -> Path:

@@ -120,6 +120,9 @@ SELECT * FROM asks WHERE session_id = :session_id AND call = :call;
 -- open_asks: What waits for a person, oldest first
 SELECT * FROM asks WHERE closed_at IS NULL ORDER BY opened_at, rowid;
 
+-- asks_of_session: All that one session asked, oldest first
+SELECT * FROM asks WHERE session_id = :session_id ORDER BY opened_at, rowid;
+
 -- asks_by_task: How many asks are open, for every task that has any
 SELECT task_id, count(*) AS asks FROM asks WHERE closed_at IS NULL GROUP BY task_id;
 
