@@ -310,12 +310,6 @@ class LiveSession:
 
     async def hook_cancelled(self, key: str) -> None:
         """The client does not wait for that held hook any more."""
-
-    async def hooks_held(self, keys: frozenset[str]) -> None:
-        """The client waits for these held hooks, and for none besides that came before."""
-
-    async def hook_cancelled(self, key: str) -> None:
-        """The client does not wait for that held hook any more."""
         self.asks.cancelled(key)
         self.woken.set()
 
