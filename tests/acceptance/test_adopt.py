@@ -33,7 +33,9 @@ class Plain:
             encoding="utf-8",
             timeout=PATIENCE,
         )
-        self.pid: int = self._terminal.pid
+        pid = self._terminal.pid
+        assert pid is not None
+        self.pid: int = pid
         self.await_state("idle")
 
     def listed(self) -> dict[str, Any]:

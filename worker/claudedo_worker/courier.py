@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -28,6 +27,7 @@ from claudedo.model import (
     now,
 )
 from claudedo_worker import envelope, mcp_server
+from claudedo_worker.clock import working_time
 from claudedo_worker.failures import Schedule
 from claudedo_worker.receipts import Receipts
 from claudedo_worker.store import Store
@@ -120,7 +120,7 @@ class Courier:
         links: Links,
         receipts: Receipts,
         schedule: Schedule | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = working_time,
     ) -> None:
         self.session = session  # replaced by the supervisor whenever the record changes
         self._schedule = schedule or Schedule()
@@ -403,7 +403,7 @@ class Courier:
                 refusal,
                 session_id=self.session.id,
                 tries=before.tries if before else 0,
-                waiting=self._receipts.broken_off,
+                waiting=self._receipts.broken_off and not self._receipts.open,
             )
         self.session = await self._store.change_session(self.session, failure=failure)
 

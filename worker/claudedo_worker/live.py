@@ -17,6 +17,7 @@ from typing import Any
 from claudedo.model import Session, SessionState, Task
 from claudedo_worker import claude_binary, dialogs, failures, mcp_server, registry
 from claudedo_worker.asks import Asks
+from claudedo_worker.clock import working_time
 from claudedo_worker.courier import HALTED, Courier
 from claudedo_worker.receipts import Receipts
 from claudedo_worker.session_link import Bridge, Waiter
@@ -91,7 +92,7 @@ class LiveSession:
         self._box_due = 0.0
         self._seen: tuple[dialogs.Dialog, float] | None = None
         self._up = False  # its registry file was seen: past the start-up dialogs (16.3)
-        self._moved_at = time.monotonic()  # when the start last went on
+        self._moved_at = working_time()  # when the start last went on
         self._bridge_at = time.monotonic()  # when the bridge came, or left
         self._mended = False  # it was asked to start its bridge again
         self._courier: Courier | None = None
@@ -207,7 +208,7 @@ class LiveSession:
                 await self.change(channel=False)
             await self._see_no_dialog()
             return
-        self._moved_at = time.monotonic()
+        self._moved_at = working_time()
         if dialog.kind not in self.grants:
             if not self._stays(dialog):
                 return
@@ -221,7 +222,7 @@ class LiveSession:
 
     async def _see_no_dialog(self) -> None:
         """It is on its way, between dialogs, or held up by something that cannot be read here."""
-        if time.monotonic() - self._moved_at > START_PATIENCE:
+        if working_time() - self._moved_at > START_PATIENCE:
             waiting_for = f"{dialogs.START_UP}: {dialogs.Kind.OTHER}"
             await self.change(state=SessionState.WAITING, waiting_for=waiting_for)
         elif self.session.state is SessionState.WAITING:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from claudedo.model import Attempt, Outcome, Transport
+from claudedo_worker.clock import working_time
 from claudedo_worker.envelope import ATTEMPT
 from claudedo_worker.store import Store
 from claudedo_worker.transcript import (
@@ -57,7 +57,7 @@ class Receipts:
     transcript: Transcript
     open: dict[str, Attempt] = field(default_factory=dict)
     queued: dict[str, float] = field(default_factory=dict)
-    clock: Callable[[], float] = time.monotonic
+    clock: Callable[[], float] = working_time
     compactions: int = 0  # how many were seen
     broken_off: bool = False  # the last turn ended without an answer, and nobody wanted it to
     refusal: Refusal | None = None  # by the API, since the model last answered
@@ -77,7 +77,7 @@ class Receipts:
         store: Store,
         conversation: str,
         transcript: Transcript,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = working_time,
     ) -> Receipts:
         """Take up the attempts that an earlier worker left, and read the transcript to its end."""
         receipts = cls(store, conversation, transcript, clock=clock)

@@ -28,6 +28,7 @@ from claudedo.model import Event, Session, SessionState, Task, new_id, now
 from claudedo.settings import Settings
 from claudedo_worker import asks, dialogs, launch, mcp_server, processes, registry
 from claudedo_worker.claude_binary import Claude
+from claudedo_worker.clock import working_time
 from claudedo_worker.failures import Schedule
 from claudedo_worker.live import LiveSession
 from claudedo_worker.receipts import Receipts
@@ -358,6 +359,7 @@ class Supervisor:
         while live.terminal.exited is None and not stop.is_set():
             if live.terminal.lost and not await self._reconnect(live):
                 break
+            working_time()  # goes on as long as somebody reads it
             await self._look(live)
             live.woken.clear()
             await _first(live.woken.wait(), stop.wait(), live.terminal.wait_exit(), seconds=TICK)
