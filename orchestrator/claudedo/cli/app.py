@@ -21,6 +21,7 @@ from claudedo.cli import (
     ask,
     demo,
     doctor,
+    finish,
     message,
     options,
     page,
@@ -99,7 +100,20 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="rich",
 )
-for group in (start, adopt, task, terminal, ask, triage, message, page, demo, doctor, uninstall):
+for group in (
+    start,
+    adopt,
+    task,
+    terminal,
+    ask,
+    triage,
+    message,
+    finish,
+    page,
+    demo,
+    doctor,
+    uninstall,
+):
     app.add_typer(group.app)
 app.add_typer(worker.app, name="worker", rich_help_panel="Service")
 

@@ -1,0 +1,299 @@
+"""Finishing a task: what it changed, a command in its folder, its work merged or proposed.
+
+`diff` and `exec` run here, with this terminal; merging is the worker's part, pushing is not.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from claudedo.cli import options, render
+from claudedo.errors import ClaudedoError, NotFoundError, RefusedError, UsageError
+
+if TYPE_CHECKING:
+    from claudedo.client import WorkerClient
+
+app = typer.Typer()
+
+_REST = "claudedo.rest"
+_CANNOT_RUN, _NO_COMMAND = 126, 127  # as a shell ends
+_DIFFERS = 1  # how `git diff --exit-code` ends when it showed something
+
+
+class WithRest(TyperCommand):
+    """A command that keeps everything after `--`, whatever it looks like."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if "--" in args:
+            at = args.index("--")
+            ctx.meta[_REST] = args[at + 1 :]
+            args = args[:at]
+        return super().parse_args(ctx, args)
+
+
+@app.command(cls=WithRest, rich_help_panel="Sessions")
+def diff(
+    context: typer.Context,
+    target: options.Target,
+    stat: Annotated[
+        bool, typer.Option("--stat", help="Only how much changed in each file.")
+    ] = False,
+    workspace: options.InWorkspace = None,
+) -> None:
+    """Show all that a task changed since it left its base: committed, uncommitted, untracked.
+
+    What git ignores is not shown. Paths after -- narrow it down.
+
+    Example: claudedo diff backend -- src
+    """
+    client = options.worker()
+    task = options.find(client, target, workspace)
+    found = client.changes(task["id"])
+    arguments = ["--exit-code", *(["--stat"] if stat else []), *_looks(), found["base"]]
+    arguments += [found["head"]] if found["head"] else []
+    with _index_with(found) as env:
+        paths = context.meta.get(_REST, [])
+        status = _wait("git", "diff", *arguments, "--", *paths, cwd=found["directory"], env=env)
+    if status == 0:
+        since = f"left {render.line(found['into'])}" if found["into"] else "started"
+        render.note(f"{task['name']} changed nothing since it {since}.")
+    elif status != _DIFFERS:
+        raise typer.Exit(status)
+
+
+@app.command("exec", cls=WithRest, rich_help_panel="Sessions")
+def execute(
+    context: typer.Context,
+    target: options.Target,
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="-- CMD", help="What to run.", show_default=False)
+    ] = None,
+    workspace: options.InWorkspace = None,
+) -> None:
+    """Run a command in a task's folder, with the variables that its session has.
+
+    Ends with the command's own exit status.
+
+    Example: claudedo exec backend -- npm test
+    """
+    words = [*(command or []), *context.meta.get(_REST, [])]
+    if not words or not words[0]:
+        raise UsageError(f"Say what to run: claudedo exec {target} -- COMMAND.")
+    client = options.worker()
+    task = options.find(client, target, workspace)
+    folder = task["worktree"]
+    if not folder or not Path(folder).is_dir():
+        raise NotFoundError(
+            f"The folder of {task['name']} is not there; "
+            f"`claudedo restart {task['name']}` makes it again."
+        )
+    _become(words, folder, _own_environment() | client.variables(task["id"]))
+
+
+@app.command(rich_help_panel="Sessions")
+def merge(
+    target: options.Target,
+    into: Annotated[
+        str | None, typer.Option(metavar="B", help="The branch, instead of the task's base.")
+    ] = None,
+    squash: Annotated[bool, typer.Option("--squash", help="As a single commit.")] = False,
+    commit: Annotated[
+        bool, typer.Option("--commit", help="First commit what is not, untracked files, too.")
+    ] = False,
+    message: Annotated[
+        str | None,
+        typer.Option(
+            "--message", "-m", metavar="MSG", help="What that commit, or the squash, says."
+        ),
+    ] = None,
+    pr: Annotated[
+        bool, typer.Option("--pr", help="Push the branch and open a pull request with gh instead.")
+    ] = False,
+    rm: Annotated[bool, typer.Option("--rm", help="Then remove the task.")] = False,
+    workspace: options.InWorkspace = None,
+) -> None:
+    """Merge a task's work into the branch it started from.
+
+    All or nothing: uncommitted work, conflicts and files of yours in the way are refused.
+    Where the branch is checked out, its files follow; those you changed stay as they are.
+
+    Example: claudedo merge backend --commit -m "Add the API" --rm
+    """
+    _check_words(squash=squash, commit=commit, message=message, pr=pr)
+    client = options.worker()
+    task = options.find(client, target, workspace)
+    order = {"env": dict(os.environ), "into": into, "commit": commit, "message": message}
+    if pr:
+        _propose(client, task, order)
+        if rm:
+            render.show(client.remove(task["id"]))
+        return
+    done = client.merge(task["id"], {**order, "squash": squash, "remove": rm})
+    render.show(done["summary"])
+    if done["removed"]:
+        render.show(done["removed"])
+
+
+def _check_words(*, squash: bool, commit: bool, message: str | None, pr: bool) -> None:
+    if message is not None and not message.strip():
+        raise UsageError("The message is empty.")
+    if commit and message is None:
+        raise UsageError("--commit needs a message: --commit -m MESSAGE.")
+    if message is not None and not (commit or squash):
+        raise UsageError("-m is what --commit or --squash says: add the one you mean.")
+    if pr and squash:
+        raise UsageError("How a pull request is merged is decided there: leave out --squash.")
+
+
+# A pull request
+
+
+def _propose(client: WorkerClient, task: dict[str, Any], order: dict[str, Any]) -> None:
+    if shutil.which("gh") is None:
+        raise RefusedError(
+            "--pr needs GitHub's `gh`, which is not in PATH (https://cli.github.com). "
+            f"`git -C {task['worktree']} push -u REMOTE {task['branch']}` pushes without it."
+        )
+    remote = _remote(client.task(task["id"])["repo"] or ".")
+    made = client.propose(task["id"], order)
+    place, branch = made["directory"], made["branch"]
+    known = _answer("gh", *_list_of(branch, made["into"]), cwd=place)
+    if known is None:
+        raise ClaudedoError("`gh` could not look for pull requests; nothing was pushed.")
+    if _wait(
+        "git", "push", "--set-upstream", remote, f"refs/heads/{branch}", cwd=place, notes=True
+    ):
+        raise ClaudedoError(f"`git push` to {remote} failed; no pull request was opened.")
+    if known:
+        render.show(known.splitlines()[0])
+        return
+    new = ("pr", "create", "--head", branch, "--base", made["into"], "--fill")
+    if _wait("gh", *new, cwd=place):
+        raise ClaudedoError(f"{branch} is pushed to {remote}, but `gh` opened no pull request.")
+
+
+def _list_of(branch: str, into: str) -> tuple[str, ...]:
+    which = ("--head", branch, "--base", into, "--state", "open")
+    return ("pr", "list", *which, "--json", "url", "--jq", ".[].url")
+
+
+def _remote(folder: str) -> str:
+    """Where to push: `remote.pushDefault`, the only remote, or `origin`."""
+    if chosen := _answer("git", "config", "--get", "remote.pushDefault", cwd=folder):
+        return chosen
+    remotes = (_answer("git", "remote", cwd=folder) or "").split()
+    if not remotes:
+        raise RefusedError(
+            f"The repository of {folder} has no remote to push to; see `git remote`."
+        )
+    if len(remotes) > 1 and "origin" not in remotes:
+        raise RefusedError(
+            f"There are several remotes ({', '.join(remotes)}); choose one: "
+            "`git config remote.pushDefault NAME`."
+        )
+    return remotes[0] if len(remotes) == 1 else "origin"
+
+
+# Other programs
+
+
+def _looks() -> list[str]:
+    """As the person configured git on a terminal; elsewhere a patch that programs can read."""
+    if not render.out_is_terminal():
+        return ["--no-color", "--no-ext-diff"]
+    return ["--no-color"] if os.environ.get("NO_COLOR") else []
+
+
+@contextmanager
+def _index_with(found: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    """An environment in which git knows the untracked files, too; the real index stays as it is."""
+    env = _own_environment() | {"GIT_OPTIONAL_LOCKS": "0"}
+    names = [name for name in found["untracked"] if not name.endswith("/")]
+    for name in set(found["untracked"]) - set(names):
+        render.note(f"{render.line(name)} is a repository of its own and not shown.")
+    if not names or found["head"]:
+        yield env
+        return
+    place = found["directory"]
+    index = _answer("git", "rev-parse", "--path-format=absolute", "--git-path", "index", cwd=place)
+    with tempfile.TemporaryDirectory(prefix="claudedo-diff-") as folder:
+        env["GIT_INDEX_FILE"] = str(Path(folder, "index"))
+        if index and Path(index).exists():
+            shutil.copyfile(index, env["GIT_INDEX_FILE"])
+        subprocess.run(
+            ["git", "add", "--intent-to-add", "--pathspec-from-file=-", "--pathspec-file-nul"],
+            cwd=place,
+            env=env | {"GIT_LITERAL_PATHSPECS": "1"},
+            input=b"\0".join(os.fsencode(name) for name in names),
+            stderr=subprocess.DEVNULL,  # a file that is gone again is simply not shown
+            check=False,
+        )
+        yield env
+
+
+def _own_environment() -> dict[str, str]:
+    """This shell's environment without what ties git to another repository, as in a git hook."""
+    kept = ("GIT_CONFIG_COUNT", "GIT_CONFIG_PARAMETERS")  # the person's own `git -c`
+    tied = (_answer("git", "rev-parse", "--local-env-vars", cwd="/") or "").split()
+    return {key: value for key, value in os.environ.items() if key in kept or key not in tied}
+
+
+def _answer(program: str, *arguments: str, cwd: str) -> str | None:
+    """What a program prints, without the last newline; None if it fails."""
+    env = None if "--local-env-vars" in arguments else _own_environment()
+    try:
+        done = subprocess.run(
+            [program, *arguments], cwd=cwd, env=env, stdout=subprocess.PIPE, check=False
+        )
+    except OSError as error:
+        raise ClaudedoError(f"{program} cannot be run: {error.strerror}.") from error
+    return os.fsdecode(done.stdout).rstrip("\n") if done.returncode == 0 else None
+
+
+def _wait(
+    program: str,
+    *arguments: str,
+    cwd: str,
+    env: Mapping[str, str] | None = None,
+    notes: bool = False,
+) -> int:
+    """Run a program at this terminal; its exit status. `notes`: it has no result to print."""
+    try:
+        running = subprocess.Popen(
+            [program, *arguments],
+            cwd=cwd,
+            env=env or _own_environment(),
+            stdout=2 if notes else None,
+        )
+    except OSError as error:
+        raise ClaudedoError(f"{program} cannot be run in {cwd}: {error.strerror}.") from error
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program, or its pager
+    try:
+        status = running.wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return status if status >= 0 else 128 - status
+
+
+def _become(words: list[str], folder: str, env: Mapping[str, str]) -> None:
+    """Replace this process, so that terminal, signals and exit status are the command's own."""
+    os.chdir(folder)
+    for name in ("SIGPIPE", "SIGXFSZ"):
+        signal.signal(getattr(signal, name), signal.SIG_DFL)  # which Python ignores
+    try:
+        os.execvpe(words[0], words, {**env, "PWD": folder})
+    except OSError as error:
+        render.error(f"{render.line(words[0])}: {error.strerror}")
+        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        raise typer.Exit(_NO_COMMAND if missing else _CANNOT_RUN) from error
