@@ -212,7 +212,8 @@ def check_allow(ask: Mapping[str, Any], *, always: bool) -> None:
 def sentence(ask: Mapping[str, Any], decided: Mapping[str, Any]) -> str:
     """What was done, in one line: `backend: allowed: Bash: make test`."""
     name, title = render.line(ask["task_name"]), render.line(ask["title"])
-    return f"{name}: {decided['outcome']}: {title}"
+    sent_back = ask["kind"] == AskKind.PLAN and decided["outcome"] == "denied"
+    return f"{name}: {'sent back' if sent_back else decided['outcome']}: {title}"
 
 
 def show_difference(ask: Mapping[str, Any], given: Mapping[str, Any]) -> None:

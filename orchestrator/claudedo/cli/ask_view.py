@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 Ask = Mapping[str, Any]
 
 GUTTER = "  │ "
+FOLDED = "  ┆ "
+"""Stands before the rest of a line that was too long: no line break of the session's."""
+
 KIND_STYLES = {
     AskKind.TASK: "bold cyan",
     AskKind.PERMISSION: "bold yellow",
@@ -59,6 +62,15 @@ def name(ask: Ask, *, with_workspace: bool = False) -> str:
 def title(ask: Ask) -> Cell:
     """The ask in one line."""
     return Cell(render.line(ask["title"]), "bold")
+
+
+def heading(ask: Ask) -> list[Cell]:
+    """What stands above the body: the title, or as much of it as the body does not repeat."""
+    if questions(ask):
+        return []
+    first = render.line(ask["body"].split("\n", 1)[0])
+    tool = render.line(ask.get("tool") or "")
+    return [Cell(tool, "bold") if title(ask).text == f"{tool}: {first}" else title(ask)]
 
 
 def head(ask: Ask, place: str = "", *, with_workspace: bool = False) -> list[Cell]:
@@ -127,6 +139,20 @@ def drawn(lines: Sequence[Cell]) -> Text:
     from rich.text import Text
 
     return Text("\n", end="").join(Text(line.text, style=line.style) for line in lines)
+
+
+def folded(lines: Iterable[Cell], width: int) -> list[Cell]:
+    """The lines, each of at most `width` columns; what is behind the gutter stays behind it."""
+    from rich.cells import chop_cells
+
+    fitting = []
+    for line in lines:
+        start = GUTTER if line.text.startswith(GUTTER) else ""
+        text = line.text.removeprefix(start).expandtabs()
+        pieces = chop_cells(text, max(1, width - len(start))) or [""]
+        fitting.append(Cell(start + pieces[0], line.style))
+        fitting += [Cell((FOLDED if start else "") + piece, line.style) for piece in pieces[1:]]
+    return fitting
 
 
 def row(parts: Sequence[Cell], gap: str = " · ") -> Text:

@@ -24,8 +24,6 @@ from claudedo.errors import ClaudedoError, ConflictError, NotFoundError, UsageEr
 from claudedo.model import AskKind
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
     from claudedo.client import WorkerClient
 
 app = typer.Typer()
@@ -38,6 +36,7 @@ CALM_SECONDS = 0.7
 
 _LEAST_LINES = 6  # of a body that are shown on the smallest terminal
 _TAIL_LINES = 3  # of a body that was cut
+_FRAME_LINES = 4  # a blank line, the head, the prompt and what a key brings
 
 
 @app.command("next", rich_help_panel="Asks")
@@ -71,34 +70,41 @@ class Triage:
         self._client = client
         self._keyboard = keyboard
         self._workspace = workspace
-        self._skipped: set[str] = set()
+        self._passed: set[str] = set()
         self._seen = 0
 
     def run(self, *, watch: bool) -> None:
         """Show one ask after the other until none is left, or the person quits."""
         try:
             while (found := self._open()) or watch:
-                if found:
-                    self._seen += 1
-                    place = f"{self._seen} of {self._seen + len(found) - 1}"
-                    _Card(self._client, self._keyboard, self._whole(found[0]), place).run()
-                    self._skipped.add(found[0]["id"])  # or decided: not shown again either way
-                else:
+                if not found:
                     self._wait()
+                    continue
+                head, shown = self._head(found), self._whole(found[0])
+                if shown["closed_at"] is None:
+                    _Card(self._client, self._keyboard, shown, head).run()
+                self._passed.add(shown["id"])
         except (_QuitError, EOFError):
             return
-        left = len([one for one in self._client.asks(self._workspace)])
+        left = sum(one["id"] in self._passed for one in self._client.asks(self._workspace))
         render.show("Nothing waits for you" + (f" but the {left} you skipped." if left else "."))
 
     def _open(self) -> list[dict[str, Any]]:
         found = self._client.asks(self._workspace)
-        return [one for one in found if one["id"] not in self._skipped]
+        return [one for one in found if one["id"] not in self._passed]
+
+    def _head(self, found: list[dict[str, Any]]) -> list[render.Cell]:
+        """The head of the first of `found`."""
+        self._seen += 1
+        place = f"{self._seen} of {self._seen + len(found) - 1}"
+        several = len({one["workspace"] for one in found}) > 1
+        return ask_view.head(found[0], place, with_workspace=several)
 
     def _whole(self, listed: dict[str, Any]) -> dict[str, Any]:
         try:
             return {**listed, **self._client.ask(listed["id"])}
         except NotFoundError:  # removed with its task since it was listed
-            return {**listed, "closed_at": listed["opened_at"], "outcome": "gone"}
+            return {**listed, "closed_at": listed["opened_at"]}
 
     def _wait(self) -> None:
         render.show("Waiting for the next ask; q ends.", "dim")
@@ -111,12 +117,16 @@ class _Card:
     """One ask on the screen, until it is decided, skipped or closed."""
 
     def __init__(
-        self, client: WorkerClient, keyboard: Keyboard, shown: dict[str, Any], place: str
+        self,
+        client: WorkerClient,
+        keyboard: Keyboard,
+        shown: dict[str, Any],
+        head: list[render.Cell],
     ) -> None:
         self._client = client
         self._keyboard = keyboard
         self._ask = shown
-        self._place = place
+        self._head = head
         self._done = False
         self._cut = False
         self._questions = ask_view.questions(shown)
@@ -135,7 +145,7 @@ class _Card:
             try:
                 self._act(key)
             except ConflictError as error:
-                self._closed(str(error))
+                self._lost(str(error))
             except ClaudedoError as error:
                 render.error(str(error))
             if not self._done:
@@ -146,31 +156,23 @@ class _Card:
     def _draw(self) -> None:
         self._keyboard.forget()
         shown, console = self._ask, render.console()
-        console.print()
-        console.print(ask_view.row(ask_view.head(shown, self._place, with_workspace=True)))
-        above = ask_view.said(shown)
-        if above:
-            console.print(ask_view.drawn(above))
-        console.print(ask_view.drawn([ask_view.title(shown)]))
-        lines = self._wrapped()
-        room = max(_LEAST_LINES, console.height - len(above) - 9)
+        above = ask_view.folded([*ask_view.said(shown), *ask_view.heading(shown)], console.width)
+        below = ask_view.folded(self._rule(), console.width)
+        lines = ask_view.folded(ask_view.body(shown), console.width)
+        room = max(_LEAST_LINES, console.height - len(above) - len(below) - _FRAME_LINES)
         self._cut = len(lines) > room
         if self._cut:
-            hidden = len(lines) - room + 1
-            kept = room - 1 - _TAIL_LINES
-            more = render.Cell(f"  ⋮ {hidden} more lines: v shows all", "bold yellow")
-            lines = [*lines[:kept], ask_view.drawn([more]), *lines[-_TAIL_LINES:]]
-        for line in lines:
-            console.print(line)
-        if (rule := ask_view.rule(shown)) and self._questions == []:
-            held = render.Cell(f"A, for the rest of this session: {rule}", "dim")
-            console.print(ask_view.drawn([held]))
+            more = f"  ⋮ {len(lines) - room + 1} more lines: v shows all"
+            middle = [render.Cell(more, "bold yellow")]
+            lines = [*lines[: room - 1 - _TAIL_LINES], *middle, *lines[-_TAIL_LINES:]]
+        console.print()
+        console.print(ask_view.row(self._head))
+        console.print(ask_view.drawn([*above, *lines, *below]))
         self._prompt()
 
-    def _wrapped(self) -> list[Text]:
-        console = render.console()
-        text = ask_view.drawn(ask_view.body(self._ask))
-        return list(text.wrap(console, console.width, overflow="fold", tab_size=8))
+    def _rule(self) -> list[render.Cell]:
+        rule = None if self._questions else ask_view.rule(self._ask)
+        return [render.Cell(f"A, for the rest of this session: {rule}", "dim")] if rule else []
 
     def _prompt(self) -> None:
         words = [word for _, word, _ in self._keys().values()]
@@ -184,8 +186,8 @@ class _Card:
         count = len(question.choices)
         numbers = f"[1-{count}]" if count > 1 else "[1]" * count
         taken = [str(question.labels.index(label) + 1) for label in self._chosen]
-        enter = f" (Enter takes {','.join(taken) or 'none'})" if question.several else ""
-        return f"{several}{numbers}{enter}".strip()
+        enter = f" then Enter: {','.join(taken)}" if question.several else ""
+        return f"{several}{numbers}{enter}".strip(" :")
 
     def _question(self) -> ask_view.Question | None:
         """The first question that is not answered yet."""
@@ -208,6 +210,13 @@ class _Card:
         except NotFoundError:
             return "It is gone, with its task."
         return f"It {ask_view.outcome(now)}." if now["closed_at"] else None
+
+    def _lost(self, sentence: str) -> None:
+        """The decision came to nothing; the ask may still be open."""
+        if self._elsewhere():
+            self._closed(sentence)
+        else:
+            render.error(sentence)
 
     def _closed(self, sentence: str) -> None:
         render.show(f"\n{sentence}", "yellow")
@@ -243,7 +252,7 @@ class _Card:
         known = self._keys().get("q" if key == "\x04" else key)
         if known is None:
             words = (
-                "Several keys at once decide nothing." if key == OTHER else "? explains the keys."
+                "Arrows and pasted text decide nothing." if key == OTHER else "? explains the keys."
             )
             render.show(f"\n{words}", "dim")
             return
@@ -339,7 +348,8 @@ class _Card:
             self._draw()
 
     def _view(self) -> None:
-        text = "\n".join(ask_view.plain([ask_view.title(self._ask), *ask_view.body(self._ask)]))
+        lines = [*ask_view.heading(self._ask), *ask_view.body(self._ask)]
+        text = "\n".join(ask_view.plain(ask_view.folded(lines, render.console().width)))
         with self._keyboard.released():
             _page(text)
 

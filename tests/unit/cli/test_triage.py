@@ -106,21 +106,20 @@ def test_asks_are_gone_through_oldest_first(worker: FakeWorker, sit_down: Any) -
     person = sit_down()
 
     first = person.card()
-    assert "1 of 3 · shop/backend · permission · " in first
+    assert "1 of 3 · backend · permission · " in first
     assert "  │ I will look at it now." in first
-    assert "Bash: make test" in first
-    assert "  │ make test" in first
+    assert "\r\nBash\r\n  │ make test\r\n" in first
     assert "A, for the rest of this session: Bash(make test:*)" in first
     person.press("A")
     person.see("backend: allowed: Bash: make test")
 
-    assert "2 of 3 · shop/web · permission" in person.card()
+    assert "2 of 3 · web · permission" in person.card()
     person.press("d")
     person.see("> ")
     person.press("Not today\r")
     person.see("web: denied: Bash: rm -rf build")
 
-    assert "3 of 3 · shop/docs" in person.card()
+    assert "3 of 3 · docs" in person.card()
     person.press("s")
     status, rest = person.end()
 
@@ -160,10 +159,10 @@ def test_what_was_typed_ahead_and_what_is_pasted_decides_nothing(
     person.press("a")  # before anything is shown
     person.card()
     person.press("allow it\r")
-    person.see("Several keys at once decide nothing")
+    person.see("Arrows and pasted text decide nothing")
     person.card()
     person.press("\x1b[A")
-    person.see("Several keys at once decide nothing")
+    person.see("Arrows and pasted text decide nothing")
     person.card()
     person.press("x")
     person.see("explains the keys")
@@ -180,16 +179,18 @@ def test_losing_the_race_is_said_and_the_next_one_comes(worker: FakeWorker, sit_
     worker.failures["POST /api/asks/k_1/decision"] = late
     person = sit_down()
     person.card()
+    worker.close("k_1", "denied", "terminal")
     person.press("a")
-    person.see("This was denied in its terminal already.")
+    person.see("was denied in its terminal")
     assert "make install" in person.card()
 
 
+@pytest.mark.parametrize("code", ["refused", "conflict"])
 def test_what_the_worker_refuses_is_said_and_the_ask_stays(
-    worker: FakeWorker, sit_down: Any
+    worker: FakeWorker, sit_down: Any, code: str
 ) -> None:
     worker.wait_in(ask("k_1", "make"))
-    worker.failures["POST /api/asks/k_1/decision"] = problem_of("refused", "Not so.", 409)
+    worker.failures["POST /api/asks/k_1/decision"] = problem_of(code, "Not so.", 409)
     person = sit_down()
     person.card()
     person.press("a")
@@ -222,7 +223,7 @@ def test_only_yes_allows_the_same_elsewhere(worker: FakeWorker, sit_down: Any) -
     person.press("a")
     person.see(r"\[y/N\] ")
     person.press("\r")
-    assert "shop/web" in person.card()
+    assert "2 of 4 · web" in person.card()
     assert worker.decided("k_2") == worker.decided("k_3") == []
 
 
@@ -251,14 +252,17 @@ def test_an_edited_command_is_shown_and_allowed(
 
 
 def test_a_choice_is_taken_with_its_number(worker: FakeWorker, sit_down: Any) -> None:
-    worker.wait_in(question("k_1", DATABASE))
+    worker.wait_in(question("k_1", DATABASE, workspace="a"), ask("k_2", "make", workspace="b"))
     person = sit_down()
     shown = person.card()
+    assert "1 of 2 · a/backend" in shown
     assert "   2  SQLite" in shown and "about SQLite" in shown
     assert "[1-3]  [t]ext  [d]eny" in shown
     person.press("9")
     person.card()
     person.press("2")
+    person.card()
+    person.press("q")
     assert person.end()[0] == 0
     assert worker.decided("k_1")[0]["answers"] == {"Which database?": "SQLite"}
 
@@ -268,7 +272,7 @@ def test_several_questions_and_choices_are_gone_through(worker: FakeWorker, sit_
     person = sit_down()
     assert "1/3 [1-3]" in person.card()
     person.press("1")
-    assert "2/3 [1-3] (Enter takes none)" in person.card()
+    assert "2/3 [1-3] then Enter  " in person.card()
     person.press("\r")
     person.card()
     person.press("3")
@@ -278,7 +282,7 @@ def test_several_questions_and_choices_are_gone_through(worker: FakeWorker, sit_
     person.press("3")
     person.card()
     person.press("1")
-    assert "(Enter takes 2,1)" in person.card()
+    assert "[1-3] then Enter: 2,1  " in person.card()
     person.press("\r")
     assert "3/3 " in person.card()
     person.press("t")
@@ -363,6 +367,7 @@ def test_no_color_and_a_narrow_window_are_honoured(worker: FakeWorker, sit_down:
     person = sit_down(NO_COLOR="1")
     person.card()
     assert not re.search(r"\x1b\[[0-9;]*3\dm", person.seen)
+    assert f"  │ {'x' * 76}\r\n  ┆ {'x' * 76}\r\n  ┆ {'x' * 48}" in person.seen
     person.child.setwinsize(20, 40)
     person.see(r"\r\x1b\[K\[a\]llow")
     person.press("?")
