@@ -132,6 +132,10 @@ class Listing(Screen[None]):
     def on_resize(self, _event: events.Resize) -> None:
         self.call_after_refresh(self.draw)
 
+    def check_action(self, _action: str, _parameters: tuple[object, ...]) -> bool | None:
+        """No key does anything once another screen is above: it was typed for that one."""
+        return self.is_current
+
     # Drawing
 
     def draw(self) -> None:

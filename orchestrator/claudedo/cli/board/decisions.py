@@ -25,6 +25,7 @@ class Decisions:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._told: set[str] = set()  # asks whose end was said already
+        self._deciding: set[str] = set()  # asks whose decision is on its way
 
     def decide(self, verb: str, ask: Json) -> None:
         """Do what a key stands for; says so where it does not fit the ask's kind."""
@@ -157,18 +158,24 @@ class Decisions:
             )
 
     def _send(self, asks: list[Json], decision: Json) -> None:
+        left = [one for one in asks if one["id"] not in self._deciding]
+        self._deciding.update(one["id"] for one in left)
+
         def told(sentences: list[str]) -> None:
-            self._told.update(one["id"] for one in asks)
+            self._told.update(one["id"] for one in left)
             self._desk.say("; ".join(sentences))
             self._desk.look()
 
-        if len(asks) == 1:
-            self._desk.work(lambda: [self._decided(asks[0], decision)], told)
-        else:
-            self._desk.work(lambda: [self._tried(one, decision) for one in asks], told)
+        if len(left) == 1:
+            self._desk.work(lambda: [self._decided(left[0], decision)], told)
+        elif left:
+            self._desk.work(lambda: [self._tried(one, decision) for one in left], told)
 
     def _decided(self, ask: Json, decision: Json) -> str:
-        closed = self._desk.client.decide(ask["id"], decision)
+        try:
+            closed = self._desk.client.decide(ask["id"], decision)
+        finally:
+            self._deciding.discard(ask["id"])
         return f"{_what(ask)} {ask_view.outcome(closed)}"
 
     def _tried(self, ask: Json, decision: Json) -> str:

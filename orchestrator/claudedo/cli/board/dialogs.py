@@ -35,6 +35,8 @@ class Choose(ModalScreen[str | None]):
 
     def on_key(self, event: events.Key) -> None:
         event.stop()
+        if not self.is_current:  # a second key before the first has closed this
+            return
         pressed = event.character or event.key
         if pressed in self._keys:
             self.dismiss(pressed)
@@ -80,6 +82,10 @@ class Write(ModalScreen[str | None]):
             yield TextArea(self._text, soft_wrap=True, show_line_numbers=False, theme="css")
             keys = {"Enter": self._done, "Ctrl-J": "new line", "Ctrl-E": "editor", "Esc": "back"}
             yield Static(key_line(keys))
+
+    def check_action(self, _action: str, _parameters: tuple[object, ...]) -> bool | None:
+        """Nothing is done twice by keys that come before the first has closed this."""
+        return self.is_current
 
     def on_mount(self) -> None:
         area = self.query_one(TextArea)

@@ -121,8 +121,9 @@ class Choices(Lines):
         self.show_lines(lines)
         places = [index for index, row in enumerate(self._rows) if row.key == self._key]
         if self._key is not None and places:
-            first = self._keys()[0] == self._key
-            self.scroll_to_line(0 if first else places[0])
+            if self._keys()[0] == self._key:
+                self.scroll_to_line(0)  # the heading above the first row
+            self.scroll_to_line(places[0])
 
     def on_resize(self, event: events.Resize) -> None:
         super().on_resize(event)

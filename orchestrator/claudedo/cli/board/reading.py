@@ -65,6 +65,10 @@ class Reading(Screen[None]):
     def on_resize(self, _event: events.Resize) -> None:
         self.call_after_refresh(self.draw)
 
+    def check_action(self, _action: str, _parameters: tuple[object, ...]) -> bool | None:
+        """No key does anything once another screen is above: it was typed for that one."""
+        return self.is_current
+
     def fill(self, lines: Sequence[Cell]) -> None:
         """Show these lines instead."""
         self._cells = list(lines)
@@ -177,9 +181,10 @@ class AskReading(Reading):
 
     def on_key(self, event: events.Key) -> None:
         """The number of a choice begins the answer; Enter then gives it."""
-        if event.character and event.character.isdecimal() and ask_view.questions(self.ask):
+        typed = event.character if self.is_current else None
+        if typed and typed.isdecimal() and ask_view.questions(self.ask):
             event.stop()
-            self._decisions.answer(self.ask, event.character)
+            self._decisions.answer(self.ask, typed)
 
     def action_attach(self) -> None:
         self._attach_to(self.ask)
