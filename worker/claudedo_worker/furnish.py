@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from claudedo.errors import ClaudedoError, RefusedError, TimedOutError
+from claudedo.errors import ClaudedoError, RefusedError
 from claudedo.model import Recipe
 from claudedo.settings import make_private
 from claudedo_worker import processes
@@ -59,7 +59,7 @@ async def furnish(recipe: Recipe, place: Place) -> None:
     if recipe.setup:
         try:
             await run("setup", recipe.setup, place)
-        except ClaudedoError as error:
+        except ScriptError as error:
             raise ScriptError(f"{error}; `claudedo restart` runs it again") from error
 
 
@@ -67,10 +67,11 @@ async def run(name: str, command: str, place: Place) -> None:
     """Run a shell command in the worktree; its output goes to the log.
 
     All that it started is ended with it if it takes too long, says too much, or is cancelled.
-    Raises `ScriptError` if it fails, `TimedOutError`.
+    Raises `ScriptError`.
     """
     make_private(place.log.parent)
     _write(place.log, f"$ {command}")
+    began = place.log.stat().st_size
     with place.log.open("ab") as log:
         try:
             script = await asyncio.create_subprocess_exec(
@@ -85,12 +86,16 @@ async def run(name: str, command: str, place: Place) -> None:
         except OSError as error:
             raise ScriptError(f"its {name} cannot be run: {error}") from error
     try:
-        await _wait(name, script, place)
+        what = await _wait(script, place, began)
     except BaseException:
         await asyncio.shield(_end(script, place.env))
         raise
-    if script.returncode:
-        raise ScriptError(f"its {name} failed ({_status(script.returncode)}){_said(place.log)}")
+    if what:
+        await _end(script, place.env)
+    elif script.returncode:
+        what = f"failed ({_status(script.returncode)})"
+    if what:
+        raise ScriptError(f"its {name} {what}{_said(place.log, began)} (all of it: {place.log})")
 
 
 # Copies and links
@@ -165,48 +170,53 @@ def _link(main: Path, worktree: Path, name: Path, notes: list[str]) -> None:
 # Commands
 
 
-async def _wait(name: str, script: asyncio.subprocess.Process, place: Place) -> None:
+async def _wait(script: asyncio.subprocess.Process, place: Place, began: int) -> str:
+    """Return "" once the command is over; else what is wrong with letting it go on."""
     until = time.monotonic() + place.limit
     waiting = asyncio.create_task(script.wait())
     try:
         while not (await asyncio.wait([waiting], timeout=_LOOK))[0]:
             if time.monotonic() > until:
-                raise TimedOutError(
-                    f"its {name} took more than {place.limit:g} seconds (`setup_timeout` in "
-                    f"config.toml){_said(place.log)}"
-                )
-            if place.log.stat().st_size > LOG_LIMIT:
-                raise ScriptError(f"its {name} wrote more than 64 MiB{_said(place.log)}")
+                return f"took more than {place.limit:g} seconds (`setup_timeout` in config.toml)"
+            if place.log.stat().st_size > began + LOG_LIMIT:
+                return f"wrote more than {LOG_LIMIT >> 20} MiB"
     finally:
         waiting.cancel()
+    return ""
 
 
 async def _end(script: asyncio.subprocess.Process, env: Mapping[str, str]) -> None:
     """End the command and all that it started: below it, or carrying its session's mark."""
     tree = await asyncio.to_thread(_tree, script.pid, env.get(processes.SESSION_VARIABLE))
-    await processes.end(tree, GRACE)
-    await script.wait()
+    # The command itself is ours to wait for: psutil would take its exit status away.
+    await asyncio.gather(_end_child(script), processes.end(tree, GRACE))
 
 
-def _tree(pid: int, mark: str | None) -> set[psutil.Process]:
-    found = set(processes.descendants(pid))
-    found.update(processes.of_session(mark) if mark else ())
-    with contextlib.suppress(psutil.NoSuchProcess):
-        found.add(psutil.Process(pid))
-    return found
+async def _end_child(script: asyncio.subprocess.Process) -> None:
+    for signal in (script.terminate, script.kill):
+        with contextlib.suppress(ProcessLookupError):
+            signal()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(script.wait(), GRACE)
+            return
+
+
+def _tree(pid: int, mark: str | None) -> list[psutil.Process]:
+    found = {*processes.descendants(pid), *(processes.of_session(mark) if mark else ())}
+    return [process for process in found if process.pid != pid]
 
 
 def _status(code: int) -> str:
     return f"exit status {code}" if code > 0 else f"signal {-code}"
 
 
-def _said(log: Path) -> str:
-    """The last lines of the log, and where the rest is."""
+def _said(log: Path, began: int) -> str:
+    """The last lines that a command wrote, which began at byte `began`; "" if it was silent."""
     with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - _TAIL))
+        file.seek(max(began, log.stat().st_size - _TAIL))
         lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
     said = " / ".join([line for line in lines if line][-_LAST_LINES:])
-    return f": {said} (all of it: {log})"
+    return f": {said}" if said else ""
 
 
 def _write(log: Path, *lines: str) -> None:
