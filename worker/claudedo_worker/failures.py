@@ -76,7 +76,7 @@ class Schedule:
         """What is shown of a refused turn. The same for the same refusal, whenever it is asked.
 
         `tries`: how often the session was continued since the model last answered. `waiting`:
-        False while another turn runs, so that nothing is planned.
+        False while another turn runs or is about to, so that nothing is planned.
         """
         kind = kind_of(refusal)
         goes_on = self.enabled and waiting and kind in _PASSING and tries < TRIES

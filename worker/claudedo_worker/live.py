@@ -24,6 +24,7 @@ from claudedo_worker.session_link import Bridge, Waiter
 from claudedo_worker.store import Store
 from claudedo_worker.terminal import Terminal, TerminalLostError
 from claudedo_worker.transcript import Transcript, locate
+from claudedo_worker.usage import Account
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,9 @@ ECHO_PATIENCE = 3.0
 """Seconds within which what was typed shows in the input box."""
 
 LOCATE_EVERY = 1.0
+
+COUNT_EVERY = 3.0
+"""Seconds between two looks at what the conversation used."""
 
 BOX_PAUSE = 5.0
 """Seconds until an input box that held a draft is looked at again."""
@@ -98,6 +102,8 @@ class LiveSession:
         self._courier: Courier | None = None
         self._following = asyncio.Lock()
         self._schedule = schedule
+        self._account = Account(store, task)
+        self._counted_at = 0.0
 
     @property
     def courier(self) -> Courier:
@@ -121,6 +127,7 @@ class LiveSession:
         """The process is gone: what its transcript does not show did not happen."""
         await self.asks.close()
         await self.courier.close()
+        await self._count()
 
     async def change(self, **changes: Any) -> None:
         """Store changes of the record."""
@@ -147,6 +154,13 @@ class LiveSession:
         # The courier may have learnt that the channel is closed, or a turn refused.
         self.session = self.courier.session
         await self._leave_limit_dialog()
+        if time.monotonic() - self._counted_at >= COUNT_EVERY:
+            await self._count()
+
+    async def _count(self) -> None:
+        """Keep in the record what was used until now."""
+        self._counted_at = time.monotonic()
+        await self.change(usage=await self._account.total(self.session))
 
     async def _leave_limit_dialog(self) -> None:
         """Close the question what to do about a limit once the session is to go on (29.5)."""

@@ -230,6 +230,17 @@ class Store:
         """The newest session of every task that had one, by task id."""
         return {row["task_id"]: _session(row) for row in await self._db.all("latest_sessions")}
 
+    async def usages(self, task_id: str) -> dict[str, Usage]:
+        """What each conversation of a task used, by conversation."""
+        rows = await self._db.all("usages", task_id=task_id)
+        return {row["conversation"]: Usage(**json.loads(row["usage"])) for row in rows}
+
+    async def set_usage(self, task_id: str, conversation: str, usage: Usage) -> None:
+        """What a conversation of a task used until now."""
+        values = {"task_id": task_id, "conversation": conversation}
+        async with self._db.transaction():
+            await self._db.run("set_usage", {**values, "usage": json.dumps(asdict(usage))})
+
     async def live_sessions(self) -> list[Session]:
         """The sessions that have, or should have, a process."""
         return [_session(row) for row in await self._db.all("live_sessions")]

@@ -34,6 +34,15 @@ CREATE UNIQUE INDEX one_port ON tasks (port) WHERE port IS NOT NULL;
 ALTER TABLE tasks ADD COLUMN base_branch TEXT;
 
 ALTER TABLE sessions ADD COLUMN usage TEXT;
+
+-- What each conversation of a task used, so that a task's sum outlives /clear and a restart.
+CREATE TABLE usages (
+    task_id      TEXT NOT NULL REFERENCES tasks (id) ON DELETE CASCADE,
+    conversation TEXT NOT NULL,
+    usage        TEXT NOT NULL,
+    PRIMARY KEY (task_id, conversation)
+) STRICT, WITHOUT ROWID;
+
 ALTER TABLE sessions ADD COLUMN failure TEXT;
 -- the transcript that a fork begins with, until it has one of its own
 ALTER TABLE sessions ADD COLUMN fork_of TEXT;

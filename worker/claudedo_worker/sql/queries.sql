@@ -98,6 +98,13 @@ SELECT * FROM sessions AS one
 -- live_sessions: Sessions that have, or should have, a process
 SELECT * FROM sessions WHERE state IN ('starting', 'idle', 'busy', 'waiting');
 
+-- usages: What each conversation of a task used
+SELECT conversation, usage FROM usages WHERE task_id = :task_id;
+
+-- set_usage: What a conversation of a task used until now
+INSERT INTO usages (task_id, conversation, usage) VALUES (:task_id, :conversation, :usage)
+    ON CONFLICT (task_id, conversation) DO UPDATE SET usage = excluded.usage;
+
 -- insert_ask: Something only a person can decide
 INSERT INTO asks (id, task_id, session_id, kind, title, body, tool, input, suggestions, agent, call,
                   tool_use_id, opened_at)
