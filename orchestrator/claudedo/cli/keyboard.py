@@ -23,8 +23,11 @@ from claudedo.errors import UsageError
 NOTHING = ""
 """No key came in time."""
 
-REDRAW = "redraw"
-"""The window has another size, or the process goes on after a stop."""
+RESIZED = "resized"
+"""The window has another size."""
+
+RESUMED = "resumed"
+"""The process goes on after a stop: something else was on the terminal meanwhile."""
 
 OTHER = "other"
 """An arrow, a function key, or several characters at once: a paste decides nothing."""
@@ -50,7 +53,7 @@ class Keyboard:
         self._give_back()
 
     def key(self, seconds: float) -> str:
-        """The next key, or `NOTHING` after `seconds`; see also `REDRAW` and `OTHER`.
+        """The next key, or `NOTHING` after `seconds`; see the names above.
 
         Raises `EOFError` when the terminal is gone, `SystemExit` when the process is to end.
         """
@@ -111,7 +114,11 @@ class Keyboard:
                 os.kill(os.getpid(), signal.SIGTSTP)  # stops here until SIGCONT
         elif signal.SIGCONT in numbers:
             tty.setcbreak(self._input)  # stopped from outside: the shell has put its own back
-        return REDRAW if numbers - {signal.SIGINT} else NOTHING
+        elif signal.SIGWINCH in numbers:
+            return RESIZED
+        else:
+            return NOTHING
+        return RESUMED
 
 
 def _noticed(_number: int, _where: FrameType | None) -> None:

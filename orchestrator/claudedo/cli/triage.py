@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from claudedo.cli import answers, ask, ask_view, edited_input, options, render
-from claudedo.cli.keyboard import NOTHING, OTHER, REDRAW, Keyboard
+from claudedo.cli.keyboard import NOTHING, OTHER, RESIZED, RESUMED, Keyboard
 from claudedo.errors import ClaudedoError, ConflictError, NotFoundError, UsageError
 from claudedo.model import AskKind
 
@@ -139,8 +139,8 @@ class _Card:
             key = self._key()
             if self._done:
                 return
-            if key == REDRAW:
-                self._prompt()
+            if key in (RESIZED, RESUMED):
+                (self._draw if key == RESUMED else self._prompt)()
                 continue
             try:
                 self._act(key)
@@ -175,10 +175,12 @@ class _Card:
         return [render.Cell(f"A, for the rest of this session: {rule}", "dim")] if rule else []
 
     def _prompt(self) -> None:
-        words = [word for _, word, _ in self._keys().values()]
-        if question := self._question():
-            words.insert(0, self._choosing(question))
-        sys.stdout.write(f"\r\x1b[K{'  '.join(words)} > ")
+        question, keys = self._question(), self._keys()
+        numbers = [self._choosing(question)] if question else []
+        words = "  ".join([*numbers, *(word for _, word, _ in keys.values())])
+        if len(words) + len(" > ") >= os.get_terminal_size(sys.stdout.fileno()).columns:
+            words = " ".join([*numbers, f"[{','.join(keys)}]"])
+        sys.stdout.write(f"\r\x1b[K{words} > ")
         sys.stdout.flush()
 
     def _choosing(self, question: ask_view.Question) -> str:
@@ -370,7 +372,7 @@ class _Card:
         sys.stdout.write(f"{render.line(question)} [y/N] ")
         sys.stdout.flush()
         self._keyboard.forget()
-        while (key := self._keyboard.key(LOOK_SECONDS)) in (NOTHING, REDRAW):
+        while (key := self._keyboard.key(LOOK_SECONDS)) in (NOTHING, RESIZED, RESUMED):
             continue
         render.show(key if key in "yn" else "")
         return key in "yY"
