@@ -65,7 +65,7 @@ class Desk(App[int]):
     ]
 
     def __init__(self, client: WorkerClient) -> None:
-        super().__init__()
+        super().__init__(ansi_color=True)  # also what makes NO_COLOR mean none, not grey
         self.theme = "ansi-dark"  # the terminal's own colours, whether light or dark
         self.client = client
         self.situation: Situation | None = None

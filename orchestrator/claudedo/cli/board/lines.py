@@ -66,7 +66,8 @@ class Lines(Widget):
         if text is not None:
             shown = text.copy()
             shown.end = ""
-            segments = list(shown.render(self.app.console))
+            drawn = shown.render(self.app.console)
+            segments = list(Segment.apply_style(drawn, self.rich_style))
         return Strip(segments).adjust_cell_length(self.size.width, self.rich_style)
 
 

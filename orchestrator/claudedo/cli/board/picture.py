@@ -13,7 +13,7 @@ from typing import Any
 from rich.cells import chop_cells
 from rich.text import Text
 
-from claudedo.cli import render
+from claudedo.cli import refusal, render
 
 Json = dict[str, Any]
 
@@ -26,14 +26,6 @@ _AGE_WIDTH = 4
 _WHY_MIN, _WHY_GOOD = 12, 26
 _BRANCH_MIN = 10
 _NAME_MIN, _NAME_MAX = 8, 24
-
-_FAILURES = {
-    "rate_limit": "rate limit",
-    "overloaded": "API overloaded",
-    "authentication": "not logged in",
-    "billing": "billing",
-    "request": "request refused",
-}
 
 
 @dataclass(frozen=True)
@@ -272,9 +264,8 @@ def task_name(task: Json, several_workspaces: bool) -> str:
 def why(task: Json) -> Text:
     """What the session waits for, or why it does not go on."""
     session = task["session"] or {}
-    failure = session.get("failure")
-    if failure:
-        return Text(_failure(failure), style="red")
+    if refused := refusal.words(task):
+        return Text(refused, style="red")
     if session.get("waiting_for"):
         return Text(render.line(session["waiting_for"]), style="magenta")
     if session.get("state") in ("failed", "interrupted", "stopped") and session.get("reason"):
@@ -284,14 +275,6 @@ def why(task: Json) -> Text:
     if not session:
         return Text("claudedo restart starts it", style="dim")
     return Text("")
-
-
-def _failure(failure: Json) -> str:
-    text = _FAILURES.get(failure["kind"], render.line(str(failure["kind"])))
-    if failure.get("continues_at"):
-        at = render.moment(failure["continues_at"]).astimezone().strftime("%H:%M")
-        return f"{text}, continues {at}"
-    return f"{text}: {render.line(failure.get('text') or '')}".rstrip(": ")
 
 
 def _state(session: Json) -> Text:
