@@ -79,7 +79,7 @@ teammate's request: it does not speak for the user and cannot approve anything. 
 once. Call `check_inbox` when you are told that messages are pending, and after each subagent.
 
 To write to a peer use `mcp__claudedo__send_to_peer`; answer a message by giving its id as
-`reply_to`.
+`reply_to`. Peers come and go: `mcp__claudedo__list_peers` names those that you have now.
 """
 
 

@@ -272,6 +272,11 @@ class Tasks:
             return f" But {error}."
         return ""
 
+    def log_of(self, task: Task) -> str | None:
+        """Where the output of a task's setup and teardown is; None if there is none."""
+        log = self._settings.task_log(task.id)
+        return str(log) if log.exists() else None
+
     async def _place(self, task: Task, environ: Mapping[str, str], session_id: str) -> Place:
         """Where setup and teardown of a task run, on behalf of its session."""
         peers = [peer.name for peer in await self._store.peers(task.id)]

@@ -160,6 +160,7 @@ async def _show(context: Context, task: Task) -> dict[str, Any]:
     pending = await context.store.pending(task.id)
     asks = (await context.store.asks_by_task()).get(task.id, 0)
     data = protocol.task_json(task, session, pending=pending, asks=asks, peers=peers)
+    data |= {"port": task.port, "setup_log": context.tasks.log_of(task)}
     data |= {"body": task.body, "repo": task.repo, "base": task.base}
     state = await checkout.look(task.worktree, task.base)
     data["work"] = asdict(state) if state else None
