@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from claudedo.cli import options, progress, render
+from claudedo.cli import options, progress, refusal, render
 from claudedo.cli.exits import Exit, common, status_of
 from claudedo.errors import ClaudedoError, NotFoundError, UsageError
 from claudedo.model import SessionState
@@ -80,7 +80,7 @@ def _row(task: dict[str, Any], several_workspaces: bool) -> list[render.Cell]:
     return [
         render.Cell(name if task["supervised"] else f"{name} (not ours)", "bold"),
         render.Cell(state, render.STATE_STYLES.get(state, "dim")),
-        render.Cell(session.get("waiting_for") or ""),
+        render.Cell(refusal.words(task) or session.get("waiting_for") or ""),
         render.Cell(render.age(session["since"]) if session.get("since") else ""),
         render.Cell(str(task["pending"] or ""), "bold yellow"),
         render.Cell(", ".join(task["peers"])),
@@ -138,10 +138,11 @@ def show(
         render.as_json(task)
         return
     session = task.pop("session") or {}
-    work = task.pop("work", None) or {}
+    parts = {"work": task.pop("work", None) or {}}
+    parts |= {part: session.pop(part, None) or {} for part in ("usage", "failure")}
     for key, value in (
         *task.items(),
-        *((f"work {key}", value) for key, value in work.items()),
+        *((f"{part} {key}", value) for part in parts for key, value in parts[part].items()),
         *((f"session {key.removeprefix('session_')}", session[key]) for key in session),
     ):
         if value not in (None, [], ""):
