@@ -28,7 +28,7 @@ app = typer.Typer()
 
 _REST = "claudedo.rest"
 _CANNOT_RUN, _NO_COMMAND = 126, 127  # as a shell ends
-_DIFFERS = 1  # how `git diff --exit-code` ends when it showed something
+_LEFT = 128 + signal.SIGPIPE  # how git ends when its pager is left before the end
 
 
 class WithRest(TyperCommand):
@@ -60,15 +60,16 @@ def diff(
     client = options.worker()
     task = options.find(client, target, workspace)
     found = client.changes(task["id"])
-    arguments = ["--exit-code", *(["--stat"] if stat else []), *_looks(), found["base"]]
-    arguments += [found["head"]] if found["head"] else []
+    what = [found["base"], *filter(None, [found["head"]]), "--", *context.meta.get(_REST, [])]
+    looks = [*(["--stat"] if stat else []), *_looks()]
     with _index_with(found) as env:
-        paths = context.meta.get(_REST, [])
-        status = _wait("git", "diff", *arguments, "--", *paths, cwd=found["directory"], env=env)
-    if status == 0:
-        since = f"left {render.line(found['into'])}" if found["into"] else "started"
-        render.note(f"{task['name']} changed nothing since it {since}.")
-    elif status != _DIFFERS:
+        status = _wait("git", "diff", "--quiet", *what, cwd=found["directory"], env=env)
+        if status == 0:
+            since = f"left {render.line(found['into'])}" if found["into"] else "started"
+            render.note(f"{task['name']} changed nothing since it {since}.")
+        else:  # shown apart: asked for its exit status, git leaves out the pager
+            status = _wait("git", "diff", *looks, *what, cwd=found["directory"], env=env)
+    if status not in (0, _LEFT):
         raise typer.Exit(status)
 
 
