@@ -106,7 +106,8 @@ async def _serve(settings: Settings) -> None:
         realtime = Realtime(store, bus, mailbox)
         door = await _door(store, context, realtime)
         if settings.notify:
-            notifier = Notifier(settings.notify, store)
+            continues = settings.continue_after_limit
+            notifier = Notifier(settings.notify, store, continues=continues)
             bus.subscribe(notifier.notice)
             await notifier.start()
             stack.push_async_callback(notifier.stop)

@@ -79,13 +79,13 @@ class Schedule:
         False while another turn runs or is about to, so that nothing is planned.
         """
         kind = kind_of(refusal)
-        goes_on = self.enabled and waiting and kind in _PASSING and tries < TRIES
+        plans = self.enabled and waiting and goes_on(kind, tries)
         at = datetime.fromisoformat(refusal.at)
         return Failure(
             kind=kind,
             text=" ".join(refusal.text.split())[:LONGEST_TEXT],
             at=stamp(at),
-            continues_at=stamp(self._time(refusal, at, session_id, tries)) if goes_on else None,
+            continues_at=stamp(self._time(refusal, at, session_id, tries)) if plans else None,
             tries=tries,
         )
 
@@ -108,6 +108,11 @@ class Schedule:
         if reset is None:
             return later
         return max(later, reset + timedelta(seconds=self.first_pause * (1 + _part(session_id))))
+
+
+def goes_on(kind: FailureKind, tries: int) -> bool:
+    """True if a session that was continued `tries` times is continued after such a refusal, too."""
+    return kind in _PASSING and tries < TRIES
 
 
 def passes(refusal: Refusal) -> bool:

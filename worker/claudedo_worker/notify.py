@@ -22,6 +22,7 @@ from typing import Any
 from claudedo import protocol
 from claudedo.errors import ClaudedoError, NotFoundError
 from claudedo.model import Event, Failure, Session, SessionState
+from claudedo_worker import failures
 from claudedo_worker.store import Store
 
 log = logging.getLogger(__name__)
@@ -57,11 +58,15 @@ class Notice:
 
 
 class Notifier:
-    """Tells what happens from now on, by running `command`."""
+    """Tells what happens from now on, by running `command`.
 
-    def __init__(self, command: str, store: Store) -> None:
+    `continues`: whether sessions go on by themselves after a rate limit or overload.
+    """
+
+    def __init__(self, command: str, store: Store, *, continues: bool) -> None:
         self._command = command
         self._store = store
+        self._continues = continues
         self._queue: deque[Event] = deque()
         self._news = asyncio.Event()
         self._told: OrderedDict[tuple[str, ...], None] = OrderedDict()
@@ -135,8 +140,29 @@ class Notifier:
             return await self._ask(str(event.payload["ask_id"]))
         session = await self._store.session(str(event.payload["session_id"]))
         broken = _broken(event)
-        failed = _failed(session) if session.failure else None
-        return [notice for notice in (broken, failed) if notice]
+        return [notice for notice in (broken, self._failed(session)) if notice]
+
+    def _failed(self, session: Session) -> Notice | None:
+        """A turn that ended on an error and will not go on by itself.
+
+        What counts is how the refusal was seen first: once it is being continued, nothing more
+        is planned for it, and that is no reason to call anybody.
+        """
+        failure = session.failure
+        if failure is None:
+            return None
+        key = _failure_key(session.id, failure)
+        if self._continues and failures.goes_on(failure.kind, failure.tries):
+            self._remember(key)
+            return None
+        return Notice(
+            key=key,
+            event="failure",
+            kind=failure.kind,
+            task=session.task_id,
+            title=failure.text,
+            more={"failure": asdict(failure)},
+        )
 
     async def _ask(self, ask_id: str) -> list[Notice]:
         ask = await self._store.ask(ask_id)
@@ -199,21 +225,6 @@ def _broken(event: Event) -> Notice | None:
         task=str(event.task_id),
         title=f"{what}: {reason}" if reason else what,
         more={"reason": reason},
-    )
-
-
-def _failed(session: Session) -> Notice | None:
-    """A turn that ended on an error and will not go on by itself."""
-    failure = session.failure
-    if failure is None or failure.continues_at is not None:
-        return None
-    return Notice(
-        key=_failure_key(session.id, failure),
-        event="failure",
-        kind=failure.kind,
-        task=session.task_id,
-        title=failure.text,
-        more={"failure": asdict(failure)},
     )
 
 

@@ -29,6 +29,7 @@ from claudedo.model import (
 )
 from claudedo_worker import notify
 from claudedo_worker.database import Database
+from claudedo_worker.failures import TRIES
 from claudedo_worker.notify import Notifier
 from claudedo_worker.store import Store
 from tests.support.records import a_session, a_task, an_ask
@@ -72,6 +73,12 @@ class Place:
     async def change(self, **changes: Any) -> None:
         self.session = await self.store.change_session(self.session, **changes)
 
+    async def heard(self, title: str) -> None:
+        """Wait until this was told, whatever else was."""
+        async with asyncio.timeout(SECONDS):
+            while title not in self.titles():
+                await asyncio.sleep(0.01)
+
     async def until(self, *titles: str) -> None:
         """Wait until exactly these were told."""
         async with asyncio.timeout(SECONDS):
@@ -98,8 +105,10 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
 
 
 @asynccontextmanager
-async def notifying(place: Place, command: str | None = None) -> AsyncIterator[Notifier]:
-    notifier = Notifier(command or place.command, place.store)
+async def notifying(
+    place: Place, command: str | None = None, *, continues: bool = True
+) -> AsyncIterator[Notifier]:
+    notifier = Notifier(command or place.command, place.store, continues=continues)
     await notifier.start()
     place.listeners.append(notifier.notice)
     yield notifier
@@ -107,6 +116,12 @@ async def notifying(place: Place, command: str | None = None) -> AsyncIterator[N
     place.listeners.remove(notifier.notice)
 
 
+LIMIT = Failure(
+    kind=FailureKind.RATE_LIMIT,
+    text="limit",
+    at="2026-01-01T00:00Z",
+    continues_at="2026-01-01T01:00Z",
+)
 FAILURE = Failure(kind=FailureKind.BILLING, text="Your credit is used up", at="2026-01-01T00:00Z")
 
 
@@ -149,20 +164,47 @@ async def test_a_session_that_lost_its_terminal_is_told_even_if_it_runs_again(pl
         await place.until("The session lost its terminal: its holder is gone")
 
 
-async def test_a_failure_that_goes_on_by_itself_and_an_ask_that_is_closed_are_not_told(
+async def test_a_session_that_was_stopped_and_an_ask_that_is_closed_are_not_told(
     place: Place,
 ) -> None:
     gate = place.folder / "gate"
     async with notifying(place, place.after(gate)):
         await place.open("first")
-        later = replace(FAILURE, kind=FailureKind.RATE_LIMIT, continues_at="2026-01-01T01:00Z")
-        await place.change(failure=later)
         await place.change(state=SessionState.STOPPED)
         closed = await place.open("closed")
         await place.store.close_ask(closed.id, AskOutcome.ALLOWED, DecidedBy.TERMINAL)
         await place.open("open")
         gate.touch()
         await place.until("first", "open")
+
+
+async def limits(place: Place) -> None:
+    """A rate limit that is continued again and again, until that is enough."""
+    for tries in range(TRIES + 1):
+        limit = replace(LIMIT, at=f"2026-01-01T{tries:02}:00Z", text=f"limit {tries}", tries=tries)
+        await place.change(failure=limit)
+        await place.open(f"seen {tries}")  # what was seen is told before the next comes
+        await place.heard(f"seen {tries}")
+        # Being continued: nothing more is planned for this refusal.
+        await place.change(failure=replace(limit, continues_at=None, tries=tries + 1))
+        await place.open(f"continued {tries}")
+        await place.heard(f"continued {tries}")
+
+
+async def test_a_limit_is_told_only_when_the_session_is_not_continued_any_more(
+    place: Place,
+) -> None:
+    async with notifying(place):
+        await limits(place)
+        told = [title for title in place.titles() if title.startswith("limit")]
+        assert told == [f"limit {TRIES}"]
+
+
+async def test_every_limit_is_told_where_no_session_is_continued(place: Place) -> None:
+    async with notifying(place, continues=False):
+        await limits(place)
+        told = [title for title in place.titles() if title.startswith("limit")]
+        assert told == [f"limit {tries}" for tries in range(TRIES + 1)]
 
 
 async def test_what_a_worker_before_this_one_knew_is_not_told_again(place: Place) -> None:
@@ -317,9 +359,7 @@ async def test_a_task_that_is_removed_meanwhile_ends_nothing(place: Place) -> No
         other = await place.store.add_task(a_task(workspace, "frontend"))
         session = await place.store.add_session(a_session(other), "hash", other)
         await place.store.add_ask(an_ask(session, title="still there"))
-        async with asyncio.timeout(SECONDS):
-            while "still there" not in place.titles():
-                await asyncio.sleep(0.01)
+        await place.heard("still there")
 
 
 WORDS = {"event": "ask", "kind": "permission", "task_name": "a", "workspace": "w", "title": "t"}
