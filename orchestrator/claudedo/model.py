@@ -209,6 +209,7 @@ class Launch:
     model: str | None = None
     permission_mode: str | None = None
     claude_args: tuple[str, ...] = ()
+    trust: bool = False  # the person said so, which counts until a process of it ran
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,13 +41,19 @@ class Intent:
         )
 
     def launch(
-        self, model: str | None, permission_mode: str | None, arguments: Sequence[str]
+        self,
+        model: str | None,
+        permission_mode: str | None,
+        arguments: Sequence[str],
+        *,
+        trust: bool,
     ) -> Launch:
         """How its session is started; what the command line says comes last, and wins."""
         return Launch(
             model=model or self.section.model,
             permission_mode=permission_mode or self.section.permission_mode,
             claude_args=(*self.launch_args, *arguments),
+            trust=trust,
         )
 
 

@@ -364,7 +364,7 @@ class Tasks:
             base_branch=await git.branch_of(repository.top, base or "HEAD"),
             made_worktree=plan is not None and not plan.reuse,
             made_branch=plan is not None and plan.make_branch,
-            launch=wish.launch(request.model, request.permission_mode, given),
+            launch=wish.launch(request.model, request.permission_mode, given, trust=request.trust),
             recipe=wish.recipe,
             created_at=now(),
         )
@@ -425,11 +425,13 @@ class Tasks:
     async def _launch(
         self, task: Task, plan: WorktreePlan | None, request: StartRequest, claude: Claude
     ) -> None:
-        grants = {Kind.TRUST} if request.trust else set()
+        previous = await self._store.latest_session(task.id)
+        unseen = previous is None or previous.pid is None  # the dialog never came up
+        grants = {Kind.TRUST} if request.trust or (task.launch.trust and unseen) else set()
         if launch.asks_for_bypass(task):
             grants.add(Kind.BYPASS)
         task = await self._ports.give(task)
-        conversation, fork_of = _begun(request, await self._store.latest_session(task.id))
+        conversation, fork_of = _begun(request, previous)
 
         async def prepare() -> Task:
             assert plan is not None

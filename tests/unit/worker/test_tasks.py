@@ -157,6 +157,15 @@ async def test_dialogs_are_answered_only_as_far_as_the_person_said(desk: Desk) -
     assert grants == [{Kind.TRUST}, {Kind.TRUST, Kind.BYPASS}]
 
 
+async def test_trust_that_was_given_counts_until_a_process_ran(desk: Desk) -> None:
+    desk.recorder.pid = None  # the setup failed, say
+    task = await desk.start("backend")
+    desk.recorder.pid = 4711
+    for _ in range(2):
+        await desk.tasks.restart(task, desk.environ)
+    assert [order.grants for order in desk.recorder.orders] == [{Kind.TRUST}, {Kind.TRUST}, set()]
+
+
 async def test_restart_goes_on_with_the_conversation_and_ends_a_running_one_first(
     desk: Desk,
 ) -> None:
