@@ -709,6 +709,41 @@ async def test_a_merge_that_is_cancelled_leaves_the_base_alone(desk: Desk) -> No
     assert (await desk.merge(commit=True, message="More")).commits == 2
 
 
+@pytest.mark.parametrize("end", ["exit 1", "kill -9 $$", "sleep 30"])
+async def test_a_checkout_gets_its_files_back_when_git_breaks_off_in_the_middle(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """As it does on a full disk: some files are written, the index and the branch are not."""
+    put(desk.main, readme_md="in work\n")
+    (desk.tree / "deep").mkdir()
+    commit(desk.tree / "deep", "Deep", file_txt="deep\n")
+    commit(desk.tree, "Work", lines_txt="changed\n", new_txt="new\n")
+    before, real = desk.state(), shutil.which("git")
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "git").write_text(
+        '#!/bin/sh\ncase " $* " in *" merge --ff-only "*)\n'
+        "printf chan > lines.txt; printf n > new.txt; mkdir deep; echo deep > deep/file.txt\n"
+        f'touch {tmp_path}/half; {end};; esac\nexec {real} "$@"\n'
+    )
+    (folder / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+    merging = asyncio.ensure_future(desk.merge())
+    async with asyncio.timeout(20):
+        while not (tmp_path / "half").exists():
+            await asyncio.sleep(0.02)
+    if end.startswith("sleep"):
+        merging.cancel()
+    with pytest.raises((GitError, asyncio.CancelledError)):
+        await merging
+
+    assert desk.state() == before
+    assert not (desk.main / "deep").exists()
+    (folder / "git").unlink()
+    assert (await desk.merge()).commits == 2
+
+
 # What rm makes of it
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,6 +68,18 @@ async def configured(job: Job, key: str, *options: str) -> str:
         job.main, "config", *options, "--get", key, accept=(0, 1), environ=job.variables
     )
     return answer.line
+
+
+@contextlib.contextmanager
+def paths_file(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Options that name files to git, however many and whatever they are called.
+
+    To be used with `GIT_LITERAL_PATHSPECS`.
+    """
+    with tempfile.NamedTemporaryFile(prefix="claudedo-merge-") as listing:
+        listing.write(b"\0".join(os.fsencode(name) for name in names))
+        listing.flush()
+        yield f"--pathspec-from-file={listing.name}", "--pathspec-file-nul"
 
 
 def named(names: tuple[str, ...] | list[str]) -> str:

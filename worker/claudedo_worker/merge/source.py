@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from claudedo.errors import ConflictError, NotFoundError, RefusedError
 from claudedo_worker import git
-from claudedo_worker.merge.job import Job, contains, named, tip_of
+from claudedo_worker.merge.job import Job, contains, named, paths_file, tip_of
 from claudedo_worker.work import Work, work_in
 
 
@@ -151,14 +150,8 @@ async def _add(source: Source, variables: Mapping[str, str]) -> None:
     await git.write(source.directory, "add", "--update", "--", ".", environ=literal)
     if not source.work.untracked:
         return
-    with tempfile.NamedTemporaryFile(prefix="claudedo-merge-") as names:
-        names.write(b"\0".join(os.fsencode(name) for name in source.work.untracked))
-        names.flush()
-        await git.write(
-            source.directory,
-            *("add", f"--pathspec-from-file={names.name}", "--pathspec-file-nul"),
-            environ=literal,
-        )
+    with paths_file(source.work.untracked) as options:
+        await git.write(source.directory, "add", *options, environ=literal)
 
 
 async def commit_all(job: Job, source: Source) -> str:

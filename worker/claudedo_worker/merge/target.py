@@ -7,13 +7,14 @@ with changes of its person is in the way; no other checkout is touched.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from claudedo.errors import ConflictError, NotFoundError, RefusedError
 from claudedo_worker import git
-from claudedo_worker.merge.job import Job, named, tip_of
+from claudedo_worker.merge.job import Job, named, paths_file, tip_of
 from claudedo_worker.merge.source import Source
 from claudedo_worker.work import operation_in
 
@@ -27,6 +28,7 @@ class Target:
     checkout: Path | None  # where it is checked out
 
 
+_NAMES = ("diff", "--name-only", "--no-renames")
 _IN_THE_WAY = ("would be overwritten", "would lose untracked")
 
 
@@ -112,24 +114,14 @@ async def check_way(job: Job, target: Target, tree: str) -> None:
     """Refuse to touch a file of the target's checkout that has changes of its own."""
     if target.checkout is None:
         return
-    changing = await git.read(
-        target.checkout, "diff", "--name-only", "--no-renames", "-z", target.commit, tree
-    )
+    changing, added = await _differences(target.checkout, target.commit, tree)
     dirty = await git.read(
-        target.checkout,
-        *("diff", "--name-only", "--no-renames", "-z", "--ignore-submodules=dirty"),
-        target.commit,
+        target.checkout, *_NAMES, "--ignore-submodules=dirty", "-z", target.commit
     )
-    staged = await git.read(
-        target.checkout, "diff", "--cached", "--name-only", "--no-renames", "-z", target.commit
-    )
-    added = await git.read(
-        target.checkout,
-        *("diff", "--name-only", "--no-renames", "--diff-filter=A", "-z", target.commit, tree),
-    )
+    staged = await git.read(target.checkout, *_NAMES, "--cached", "-z", target.commit)
     theirs = {*dirty.fields, *staged.fields}
-    there = {name for name in added.fields if os.path.lexists(target.checkout / name)}
-    if blocked := sorted((theirs & {*changing.fields}) | there):
+    there = {name for name in added if os.path.lexists(target.checkout / name)}
+    if blocked := sorted((theirs & changing) | there):
         raise ConflictError(
             f"{target.branch} is checked out in {target.checkout}, where {named(blocked)} has "
             f"changes of yours that the merge would overwrite; nothing was changed. "
@@ -137,24 +129,20 @@ async def check_way(job: Job, target: Target, tree: str) -> None:
         )
 
 
+async def _differences(checkout: Path, old: str, new: str) -> tuple[set[str], set[str]]:
+    """The files that differ between two commits or trees, and those that `old` lacks."""
+    listed = await git.read(checkout, *_NAMES, "-z", old, new)
+    added = await git.read(checkout, *_NAMES, "--diff-filter=A", "-z", old, new)
+    return {*listed.fields}, {*added.fields}
+
+
 async def advance(job: Job, target: Target, new: str) -> None:
-    """Put the target on the commit `new`, which is a descendant. Raises `MovedError`."""
+    """Put the target on the commit `new`, which is a descendant. Raises `MovedError`.
+
+    If git breaks off in the middle, a checkout of the target gets its files back.
+    """
     try:
-        if target.checkout is None:
-            ref = f"refs/heads/{target.branch}"
-            reason = f"claudedo: merge {job.name}"
-            await git.write(
-                job.main,
-                *("update-ref", "-m", reason, ref, new, target.commit),
-                environ=job.variables,
-            )
-        else:
-            await git.write(
-                target.checkout,
-                *("merge", "--ff-only", "--no-squash", "--no-verify-signatures", "--no-autostash"),
-                *("--no-overwrite-ignore", "--no-stat", "--quiet", new),
-                environ=job.variables,
-            )
+        await _move(job, target, new)
     except git.GitError as error:
         now = await tip_of(job.main, target.branch)
         if now == new:
@@ -166,4 +154,53 @@ async def advance(job: Job, target: Target, new: str) -> None:
                 f"{target.branch} is checked out in {target.checkout}, where files are in the "
                 f"way; nothing was changed. git says: {error.stderr}"
             ) from error
+        await _put_back(job, target, new)
         raise
+    except BaseException:  # cancelled, or it took too long: git was ended
+        await asyncio.shield(_put_back(job, target, new))
+        raise
+
+
+async def _move(job: Job, target: Target, new: str) -> None:
+    if target.checkout is None:
+        change = (f"refs/heads/{target.branch}", new, target.commit)
+        reason = f"claudedo: merge {job.name}"
+        await git.write(job.main, "update-ref", "-m", reason, *change, environ=job.variables)
+        return
+    await git.write(
+        target.checkout,
+        *("merge", "--ff-only", "--no-squash", "--no-verify-signatures", "--no-autostash"),
+        *("--no-overwrite-ignore", "--no-stat", "--quiet", new),
+        environ=job.variables,
+    )
+
+
+async def _put_back(job: Job, target: Target, new: str) -> None:
+    """Undo what a broken off update did to files; all of them were as committed before it.
+
+    The index is written last, so it still has them as they were.
+    """
+    if target.checkout is None or await tip_of(job.main, target.branch) != target.commit:
+        return
+    changed, added = await _differences(target.checkout, target.commit, new)
+    for name in added:
+        await asyncio.to_thread(_remove, target.checkout, Path(name))
+    if not changed - added:
+        return
+    literal = {**job.variables, "GIT_LITERAL_PATHSPECS": "1"}
+    with paths_file(rest := sorted(changed - added)) as options:
+        try:
+            await git.write(target.checkout, "restore", "--worktree", *options, environ=literal)
+        except git.GitError as error:
+            raise git.GitError(
+                f"git broke off while it updated {target.checkout}, and {named(rest)} could not be "
+                f"put back: `git -C {target.checkout} restore -- FILE` does it. {error}"
+            ) from error
+
+
+def _remove(checkout: Path, name: Path) -> None:
+    """Remove a file, and the folders that are empty without it."""
+    (checkout / name).unlink(missing_ok=True)
+    for folder in list(name.parents)[:-1]:
+        with contextlib.suppress(OSError):  # it holds something, or is gone already
+            (checkout / folder).rmdir()
