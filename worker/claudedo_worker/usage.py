@@ -117,8 +117,10 @@ class Meter:
             self._older = True
             return
         # One answer may be several lines, each with what it used so far: the last one holds.
-        self._messages[str(message.get("id") or line.get("uuid"))] = used
-        self._cost = None
+        known = str(message.get("id") or line.get("uuid"))
+        if self._messages.get(known) != used:  # a conversation that is resumed may repeat a line
+            self._messages[known] = used
+            self._cost = None
 
     def _is_older(self, timestamp: Any) -> bool:
         try:
@@ -144,13 +146,18 @@ class Account:
             return session.usage
         path = Path(session.transcript)
         if self._meter is None or self._meter.transcript != path:
+            await self._read()  # the other one's last words
             await self._open(session.conversation, path)
-        assert self._meter is not None
+        return plus(self._before, await self._read())
+
+    async def _read(self) -> Usage:
+        if self._meter is None:
+            return Usage()
         used = await asyncio.to_thread(self._meter.read)
         if used != self._stored:
             await self._store.set_usage(self._task.id, self._conversation, used)
             self._stored = used
-        return plus(self._before, used)
+        return used
 
     async def _open(self, conversation: str, path: Path) -> None:
         kept = await self._store.usages(self._task.id)

@@ -168,6 +168,8 @@ def test_cost_is_told_only_while_nothing_came_after_it(tmp_path: Path) -> None:
     assert meter.read().cost_usd is None
     add(path, cost(0.25))
     assert meter.read().cost_usd == 0.25
+    add(path, answered("m1", said=1))
+    assert meter.read().cost_usd == 0.25, "a line that was there before, repeated"
     add(path, answered("m2", said=1))
     assert meter.read().cost_usd is None
     add(path, cost(0.75, hasUnknownModelCost=True))
@@ -189,11 +191,12 @@ async def test_task_keeps_its_sum_over_conversations_and_workers(
 ) -> None:
     old, new = tmp_path / "c1.jsonl", tmp_path / "c2.jsonl"
     late: dict[str, Any] = {"at": "2999-01-01T00:00:00.000Z"}
-    add(old, answered("m1", fresh=900, said=5, **late), cost(0.5))
+    add(old, answered("m1", fresh=900, said=5, **late))
     account = Account(room.store, room.task)
     session = room.session
     assert (used := await account.total(session)) is not None
-    assert (used.output_tokens, used.context_tokens) == (5, 900)
+    assert (used.output_tokens, used.context_tokens, used.cost_usd) == (5, 900, None)
+    add(old, cost(0.5))  # the last word about a conversation that is left
     cleared = replace(session, conversation="c2", transcript=str(new))
     assert (used := await account.total(cleared)) is not None
     assert (used.requests, used.output_tokens, used.context_tokens) == (1, 5, 0)
