@@ -65,6 +65,7 @@ class Held:
     given_up_at: float | None = None
     ruling: Ruling | None = None  # decided here
     bare: bool = True
+    found: str | None = None  # the tool call, as the transcript knows it
     read_at: float = float("-inf")
     closed: asyncio.Event = field(default_factory=asyncio.Event)  # nothing more will be said
 
@@ -80,17 +81,25 @@ class Held:
 
     @property
     def is_provable(self) -> bool:
-        """True if the transcript will show who decided."""
-        return self.verdicts is not None and self.ask.tool_use_id is not None
+        """True if it is known which call the transcript will tell of."""
+        return self.verdicts is not None and (self.ask.tool_use_id or self.found) is not None
 
     def verdict(self) -> Verdict:
         """What the transcript says of it."""
-        if self.verdicts is None or self.ask.tool_use_id is None:
+        tool_use_id = self._tool_use_id()
+        if self.verdicts is None or tool_use_id is None:
             return Verdict()
-        verdict = self.verdicts.of(self.ask.tool_use_id)
+        verdict = self.verdicts.of(tool_use_id)
         if self.ruling is not None and verdict.hook is None and self._bears_out(verdict):
             return replace(verdict, hook=self.ruling.behavior)
         return verdict
+
+    def _tool_use_id(self) -> str | None:
+        """Which call it is about; no worker may have been there to be told."""
+        if self.found is None and self.ask.tool_use_id is None and self.verdicts is not None:
+            ask = self.ask
+            self.found = self.verdicts.find(ask.tool or "", ask.input, ask.opened_at)
+        return self.ask.tool_use_id or self.found
 
     def _bears_out(self, verdict: Verdict) -> bool:
         """True if what became of the call is what was decided here, where no line says by whom."""
@@ -337,7 +346,7 @@ class Asks:
         elif self._since(held.given_up_at) > GIVEN_UP:
             await self._correct(held, AskOutcome.GONE, DecidedBy.SESSION)
             self._forget(held)
-        elif not held.is_provable:
+        elif held.verdicts is None:
             self._forget(held)  # no way to tell; the answer was the first that we know of
 
     async def _finish(self, held: Held, outcome: AskOutcome, decided_by: DecidedBy) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ KEPT = 1000
 """Calls of which something is remembered."""
 
 _REJECTED = "The user doesn't want to proceed with this tool use"
-_MARKS = (b"hook_permission_decision", b"tool_result")
+_MARKS = (b"hook_permission_decision", b"tool_result", b"tool_use")
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Verdict:
     hook: str | None = None  # "allow" or "deny", if a hook decided
     result: str | None = None  # "rejected" in the dialog, or "ran", whatever came of it
     error: str | None = None  # what the model was told instead of a result
+    at: str = ""  # when there was a result
 
 
 class Verdicts:
@@ -39,13 +41,27 @@ class Verdicts:
         self.path = path
         self._offset: int | None = None
         self._known: OrderedDict[str, Verdict] = OrderedDict()
+        self._calls: OrderedDict[str, tuple[str, str]] = OrderedDict()
 
     def of(self, tool_use_id: str) -> Verdict:
         """What the file tells of a call up to now."""
+        self._read()
+        return self._known.get(tool_use_id, Verdict())
+
+    def find(self, tool: str, given: Mapping[str, Any], since: str) -> str | None:
+        """The oldest call of that tool with just that input that had no result before `since`."""
+        self._read()
+        wanted = (tool, _exact(given))
+        for own, call in self._calls.items():
+            verdict = self._known.get(own, Verdict())
+            if call == wanted and (verdict.result is None or verdict.at > since):
+                return own
+        return None
+
+    def _read(self) -> None:
         for line in self._new_lines():
             if any(mark in line for mark in _MARKS):
                 self._take(line)
-        return self._known.get(tool_use_id, Verdict())
 
     def _new_lines(self) -> list[bytes]:
         """The whole lines that were added since the last look."""
@@ -71,9 +87,17 @@ class Verdicts:
         content = message.get("content") if isinstance(message, dict) else None
         for block in content if isinstance(content, list) else []:
             if isinstance(block, dict) and block.get("type") == "tool_result":
-                self._know(block.get("tool_use_id"), **_result(block))
+                at = str(value.get("timestamp"))
+                self._know(block.get("tool_use_id"), at=at, **_result(block))
+            elif isinstance(block, dict) and block.get("type") == "tool_use":
+                self._calls[str(block.get("id"))] = (
+                    str(block.get("name")),
+                    _exact(block.get("input")),
+                )
+                if len(self._calls) > KEPT:
+                    self._calls.popitem(last=False)
 
-    def _know(self, tool_use_id: Any, **news: str | None) -> None:
+    def _know(self, tool_use_id: Any, **news: Any) -> None:
         if isinstance(tool_use_id, str):
             known = self._known.pop(tool_use_id, Verdict())
             self._known[tool_use_id] = replace(known, **news)
@@ -104,6 +128,10 @@ def plan_file(transcript: Path) -> Path | None:
             named = attachment.get("planFilePath")
             return Path(named) if isinstance(named, str) else None
     return None
+
+
+def _exact(given: Any) -> str:
+    return json.dumps(given, sort_keys=True)
 
 
 def _object(line: bytes) -> dict[str, Any]:

@@ -355,6 +355,29 @@ async def test_what_a_subagent_did_counts_as_decided_here_where_no_line_says_by_
     assert decided.decided_by is USER
 
 
+async def test_a_call_that_no_worker_was_told_of_is_found_in_the_transcript(stage: Stage) -> None:
+    lines = stage.room.lines
+
+    def used(tool_use: str) -> None:
+        call = {"type": "tool_use", "id": tool_use, "name": "Bash", "input": {"command": "make"}}
+        lines.add("assistant", message={"id": tool_use, "content": [call]})
+
+    used("earlier")
+    lines.result("earlier", "done", timestamp="2020-01-01T00:00:00.000Z")
+    held = await stage.hold("b:1")
+    ask = (await stage.room.store.open_asks())[-1].id
+    await stage.step()
+    assert await stage.fate(ask) == (None, None)
+
+    stage.asks.cancelled("b:1")
+    used("t1")
+    lines.result("t1", REJECTED, error=True, timestamp="2999-01-01T00:00:00.000Z")
+    await stage.step()
+
+    assert await stage.fate(ask) == (AskOutcome.DENIED, TERMINAL)
+    assert await out(held) == {}
+
+
 async def test_two_equal_calls_are_told_apart(stage: Stage) -> None:
     stage.announce("t1")
     stage.announce("t2")
