@@ -21,7 +21,10 @@ async def test_commits_and_changed_files_since_the_base_are_counted(tmp_path: Pa
     await git.write(repository, "commit", "-q", "-m", "one")
     (repository / "two").write_text("2")
 
-    assert await look(str(repository), base) == Checkout(branch="main", commits=1, changed=1)
+    there = Checkout(branch="main", commits=1, changed=1)
+    assert await look(str(repository), base) == there
+    (repository / "deep").mkdir()  # where a session that was adopted may work
+    assert await look(str(repository / "deep"), base) == there
 
 
 async def test_a_folder_that_is_gone_or_no_checkout_has_nothing_to_say(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ given = sys.argv[1:]
 own = "--session-id" if "--session-id" in given else "--resume"
 conversation = pathlib.Path(given[given.index(own) + 1]).stem
 (config / "calls").open("a").write(given[0] + "\\n")
+(config / "begun").open("a").write(given[1] + "\\n")
 if "--loud" in given:
     for _ in range(500):
         print("x" * 8000)
@@ -143,6 +144,10 @@ class Place:
 
     def calls(self) -> list[str]:
         return (self.config / "calls").read_text().split()
+
+    def begun(self) -> list[str]:
+        """The conversation that each process was told to begin with."""
+        return [Path(line).stem for line in (self.config / "begun").read_text().split()]
 
     def running(self) -> list[psutil.Process]:
         """Holders and programs of this place."""
@@ -267,6 +272,22 @@ async def test_a_crash_is_resumed_a_few_times_and_then_told(place: Place) -> Non
     # Without a prompt there is no transcript: nothing to resume, and the id is still free.
     assert place.calls() == ["--session-id"] * 3
     assert place.running() == []
+
+
+async def test_a_fork_forks_again_until_it_has_a_transcript_and_then_goes_on(place: Place) -> None:
+    projects = place.config / "projects" / "p"
+    projects.mkdir(parents=True)
+    (projects / "original.jsonl").touch()
+    await place.start(fork_of=str(projects / "original.jsonl"))
+    await place.crash()
+    session = await place.until(SessionState.IDLE, also=lambda session: session.crashes)
+    (projects / f"{session.conversation}.jsonl").touch()
+    await place.crash()
+    again = await place.until(SessionState.IDLE, also=lambda session: session.crashes == 2)
+    assert again.conversation == session.conversation != "original"
+    assert again.transcript == str(projects / f"{session.conversation}.jsonl")
+    assert place.calls() == ["--resume"] * 3
+    assert place.begun() == ["original", "original", session.conversation]
 
 
 async def test_a_crash_after_a_long_life_counts_as_the_first(

@@ -30,7 +30,7 @@ async def look(folder: str | None, base: str | None) -> Checkout | None:
 
 def _look(folder: str, base: str) -> Checkout | None:
     try:
-        with Repo(folder) as repo:
+        with Repo(folder, search_parent_directories=True) as repo:
             return Checkout(
                 branch=repo.git.branch("--show-current") or None,
                 commits=int(repo.git.rev_list("--count", f"{base}..HEAD")),
