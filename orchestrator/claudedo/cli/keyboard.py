@@ -37,7 +37,10 @@ _WATCHED = (*_ENDING, signal.SIGWINCH, signal.SIGCONT, signal.SIGTSTP)
 
 
 class Keyboard:
-    """The keys of standard input while the `with` block lasts."""
+    """The keys of standard input while the `with` block lasts.
+
+    Everything raises `EOFError` once the terminal is gone.
+    """
 
     def __init__(self) -> None:
         self._input = sys.stdin.fileno()
@@ -55,7 +58,7 @@ class Keyboard:
     def key(self, seconds: float) -> str:
         """The next key, or `NOTHING` after `seconds`; see the names above.
 
-        Raises `EOFError` when the terminal is gone, `SystemExit` when the process is to end.
+        Raises `SystemExit` when the process is to end.
         """
         ready, _, _ = select.select([self._alarm, self._input], [], [], seconds)
         if self._alarm in ready:
@@ -73,7 +76,8 @@ class Keyboard:
 
     def forget(self) -> None:
         """Drop what was typed before now: it was not meant for what is shown next."""
-        termios.tcflush(self._input, termios.TCIFLUSH)
+        with _terminal_may_be_gone():
+            termios.tcflush(self._input, termios.TCIFLUSH)
 
     @contextmanager
     def released(self) -> Iterator[None]:
@@ -91,7 +95,8 @@ class Keyboard:
         self._handlers: dict[int, Any] = {
             number: signal.signal(number, _noticed) for number in _WATCHED
         }
-        tty.setcbreak(self._input)
+        with _terminal_may_be_gone():
+            tty.setcbreak(self._input)
 
     def _give_back(self) -> None:
         try:
@@ -119,6 +124,14 @@ class Keyboard:
         else:
             return NOTHING
         return RESUMED
+
+
+@contextmanager
+def _terminal_may_be_gone() -> Iterator[None]:
+    try:
+        yield
+    except termios.error as error:
+        raise EOFError from error
 
 
 def _noticed(_number: int, _where: FrameType | None) -> None:

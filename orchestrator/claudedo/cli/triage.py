@@ -8,8 +8,7 @@ an ask was shown decides nothing.
 from __future__ import annotations
 
 import os
-import shlex
-import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -36,6 +35,7 @@ CALM_SECONDS = 0.7
 
 _LEAST_LINES = 6  # of a body that are shown on the smallest terminal
 _TAIL_LINES = 3  # of a body that was cut
+_NO_SUCH_COMMAND = 127  # as a shell says
 _FRAME_LINES = 4  # a blank line, the head, the prompt and what a key brings
 
 
@@ -392,9 +392,16 @@ _TEXTS = {
 
 
 def _page(text: str) -> None:
-    """Show `text` with the person's pager, `less` where none is set, else as it is."""
-    command = shlex.split(os.environ.get("PAGER") or "less")
-    if not shutil.which(command[0]):
+    """Show `text` with the person's pager, `less` where none is set, as it is where there is none.
+
+    Ctrl-C is for the pager alone meanwhile.
+    """
+    pager = os.environ.get("PAGER", "").strip() or "less"
+    with subprocess.Popen(pager, shell=True, stdin=subprocess.PIPE) as process:
+        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            process.communicate(text.encode(errors="replace"))
+        finally:
+            signal.signal(signal.SIGINT, previous)
+    if process.returncode == _NO_SUCH_COMMAND:
         render.show(text)
-        return
-    subprocess.run(command, input=text.encode(errors="replace"), check=False)

@@ -313,12 +313,13 @@ def test_a_plan_is_sent_back_with_words_or_carried_out(worker: FakeWorker, sit_d
     assert worker.decided("k_2") == [{"decision": "allow"}]
 
 
+@pytest.mark.parametrize("pager", ["cat", "cat 'a b' - 2>/dev/null", "no-such-pager"])
 def test_a_long_body_is_cut_in_the_middle_and_seen_whole_on_a_key(
-    worker: FakeWorker, sit_down: Any
+    worker: FakeWorker, sit_down: Any, pager: str
 ) -> None:
     lines = [f"line {number} \x1b[2J {'x' * 90}" for number in range(100)]
     worker.wait_in(ask("k_1", "make", body="\n".join(lines)))
-    person = sit_down(PAGER="cat")
+    person = sit_down(PAGER=pager)
     shown = person.card()
     assert "line 0 \\x1b[2J" in shown and "line 99" in shown and "line 50" not in shown
     assert re.search(r"⋮ \d+ more lines: v shows all", shown)
