@@ -305,7 +305,7 @@ class FakeWorker:
 
 
 def _works(one: Json) -> bool:
-    return one["session"]["state"] != "idle"
+    return str(one["session"]["state"]) != "idle"
 
 
 def _id(order: Json) -> str:
