@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from claudedo.model import Failure, FailureKind, stamp
+from claudedo.model import Failure, FailureKind, Session, Task, stamp
 from claudedo_worker.transcript import Refusal
 
 PAUSES = (1, 5, 15, 30, 60)
@@ -42,6 +42,9 @@ _KINDS = {
     "server_error": FailureKind.OVERLOADED,
     "authentication_failed": FailureKind.AUTHENTICATION,
     "oauth_org_not_allowed": FailureKind.AUTHENTICATION,
+    "account_on_hold": FailureKind.AUTHENTICATION,
+    "verification_required": FailureKind.AUTHENTICATION,
+    "cloud_credential_error": FailureKind.AUTHENTICATION,
     "billing_error": FailureKind.BILLING,
 }
 _PASSING = (FailureKind.RATE_LIMIT, FailureKind.OVERLOADED)
@@ -115,9 +118,16 @@ def goes_on(kind: FailureKind, tries: int) -> bool:
     return kind in _PASSING and tries < TRIES
 
 
-def passes(refusal: Refusal) -> bool:
-    """True if what was refused may succeed later without anybody mending anything."""
-    return kind_of(refusal) in _PASSING
+def is_past(refusal: Refusal, task: Task, session: Session) -> bool:
+    """True if a session that goes on with the conversation has nothing to do with the refusal.
+
+    A limit may hold on over a restart; other things were mended before it, one hopes. What was
+    refused before the task was there (`adopt`) nobody wants continued.
+    """
+    at = datetime.fromisoformat(refusal.at)
+    if at < datetime.fromisoformat(task.created_at):
+        return True
+    return kind_of(refusal) not in _PASSING and at < datetime.fromisoformat(session.started_at)
 
 
 def kind_of(refusal: Refusal) -> FailureKind:

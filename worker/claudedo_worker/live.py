@@ -116,10 +116,10 @@ class LiveSession:
         receipts = await self._receipts(self.session.conversation, self.session.transcript)
         if not self._adopted:
             receipts.resume()
-            if receipts.refusal and not failures.passes(receipts.refusal):
-                receipts.pardon()
             if claude_binary.parse(self.session.cli_version) < KEEPS_SIDE_LINES:
                 await receipts.forget_side_lines()
+        if receipts.refusal and failures.is_past(receipts.refusal, self.task, self.session):
+            receipts.pardon()
         self._courier = Courier(self.store, self.task, self.session, self, receipts, self._schedule)
         await self.asks.load(self.session.transcript)
 
@@ -259,6 +259,7 @@ class LiveSession:
                 return
             path = transcript or _text(locate(Path(self.session.config_dir), conversation))
             receipts = await self._receipts(conversation, path)
+            receipts.pardon()  # the person went there, and goes on when they like
             self.asks.conversation_left()
             await self.courier.move(receipts)
             await self.change(conversation=conversation, transcript=path)

@@ -110,7 +110,7 @@ class Receipts:
         self.broken_off = not self._interrupted
 
     def pardon(self) -> None:
-        """What the refusal was about may be mended: it counts no more."""
+        """The refusal is a matter of the past: nothing is to go on because of it."""
         self.refusal = None
 
     async def sync(self) -> None:

@@ -516,6 +516,7 @@ class Supervisor:
             state=state,
             waiting_for=None,
             reason=reason,
+            failure=None,
             ended_at=now(),
         )
         folder = self._settings.session_dir(session.id)

@@ -23,11 +23,11 @@ _PASSING = (FailureKind.RATE_LIMIT, FailureKind.OVERLOADED)
 def words(task: Mapping[str, Any], now: float | None = None) -> str:
     """What a task's session waits for since the API refused its last turn; "" if it did not.
 
-    `now`: Unix time, the present by default. "" also while another turn runs already.
+    `now`: Unix time, the present by default. "" also while another turn runs, or nothing does.
     """
     session = task["session"] or {}
     failure = session.get("failure")
-    if not failure or session.get("state") == "busy":
+    if not failure or session.get("state") not in ("idle", "waiting"):
         return ""
     kind, said = failure["kind"], render.line(failure.get("text") or "")
     what = _WORDS.get(kind, render.line(str(kind)))

@@ -56,6 +56,7 @@ def task(kind: str, text: str = "", *, state: str = "idle", **more: Any) -> dict
         (task("request", "bad\x1b[2J"), r"request refused: bad\x1b[2J"),
         (task("news", ""), "news"),
         (task("rate_limit", state="busy", tries=1), ""),
+        (task("rate_limit", state="stopped", tries=1), ""),
         ({"name": "backend", "session": {"state": "idle", "failure": None}}, ""),
         ({"name": "backend", "session": None}, ""),
     ],

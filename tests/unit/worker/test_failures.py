@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,14 @@ from claudedo_worker.failures import (
     SPREAD,
     TRIES,
     Schedule,
+    is_past,
     kind_of,
     reset_of,
 )
 from claudedo_worker.transcript import Answer, Refusal, Transcript
+from tests.support.mailroom import Mailroom
+
+pytestmark = pytest.mark.anyio
 
 AT = "2026-11-21T19:45:25.113+00:00"
 NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -242,6 +247,27 @@ def test_those_that_are_due_together_take_turns() -> None:
     assert not schedule.due(failure)
     at[0] += SPACING
     assert schedule.due(failure)
+
+
+@pytest.mark.parametrize(
+    ("error", "at", "past"),
+    [
+        ("rate_limit", "2026-11-21T09:00:00+00:00", True),  # before the task
+        ("rate_limit", "2026-11-21T11:00:00+00:00", False),  # before the restart
+        ("server_error", "2026-11-21T11:00:00+00:00", False),
+        ("authentication_failed", "2026-11-21T11:00:00+00:00", True),
+        ("billing_error", "2026-11-21T11:00:00+00:00", True),
+        ("authentication_failed", "2026-11-21T13:00:00+00:00", False),
+    ],
+)
+async def test_session_that_goes_on_takes_over_only_what_may_still_hold(
+    tmp_path: Path, error: str, at: str, past: bool
+) -> None:
+    room = await Mailroom(tmp_path).open()
+    await room.close()
+    task = replace(room.task, created_at="2026-11-21T10:00:00.000Z")
+    session = replace(room.session, started_at="2026-11-21T12:00:00.000Z")
+    assert is_past(refusal(error=error, status=None, at=at), task, session) is past
 
 
 def test_text_of_the_cli_is_kept_short_and_on_one_line() -> None:
