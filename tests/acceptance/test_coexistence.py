@@ -162,12 +162,13 @@ def test_everything_the_person_set_up_works_in_a_session(world: World) -> None:
     assert {f"mcp__{server}__greet" for server in servers} <= set(last.tool_names)
     assert all(f"greetings from {server}" in last.text for server in servers)
     told = json.dumps(last.body)
-    for name in ("home-agent", "project-agent", "home-skill", "project-skill"):
+    for name in ("home-agent", "project-agent", "flag-agent", "home-skill", "project-skill"):
         assert f"{name}: " in told or f"{name}** " in told, name
-    for text in ("REMEMBER-HOME", "REMEMBER-PROJECT"):
+    for text in ("REMEMBER-HOME", "REMEMBER-PROJECT", f"{world.root}/other"):
         assert text in told
     for text in ("FLAG-TEXT", "FLAG-FILE", 'the task \\"backend\\"'):
         assert text in json.dumps(last.body["system"]), text
+    assert not {"Edit", "Write"} & set(last.tool_names)
 
     # Hooks and status line.
     for event in (*EVENTS, "flag-hook"):
@@ -294,6 +295,8 @@ def _start_with_flags(world: World, mine: Belongings) -> None:
     """From another folder, so that relative paths show where they are looked up."""
     elsewhere = world.root / "elsewhere"
     elsewhere.mkdir()
+    other = world.root / "other"
+    other.mkdir()
     _text(elsewhere / "more.md", "FLAG-FILE\n")
     _json(elsewhere / "servers.json", {"mcpServers": {"flagserver": mine.entry("flagserver")}})
     hook = {"type": "command", "command": f"cat >> {mine.traces}/flag-hook"}
@@ -302,9 +305,13 @@ def _start_with_flags(world: World, mine: Belongings) -> None:
         "hooks": {"PostToolUse": [{"hooks": [hook]}]},
     }
     world.run(
-        *("start", f"backend@{world.repository}=BEGIN", "--permission-mode", "default", "--"),
+        *("start", f"backend@{world.repository}=BEGIN", "--trust"),
+        *("--permission-mode", "default", "--"),
         *("--settings", json.dumps(settings), "--mcp-config", "servers.json"),
         *("--append-system-prompt", "FLAG-TEXT", "--append-system-prompt-file", "more.md"),
+        *("--agents", json.dumps({"flag-agent": {"description": "knows", "prompt": "Know."}})),
+        *("--add-dir", str(elsewhere), str(other), "--fallback-model=haiku"),
+        *("--disallowedTools", "Edit", "Write"),  # several values, and ours come right after
         cwd=elsewhere,
     )
 

@@ -39,6 +39,7 @@ class Kind(StrEnum):
     BYPASS = "the bypass-permissions warning"
     CHANNEL = "the development channel warning"
     API_KEY = "an API key in the environment"
+    DIRECTORY = "a directory to add"
     SET_UP = "the first set-up of Claude Code"
     OTHER = "a question"
 
@@ -49,6 +50,7 @@ _SIGNS = {
     Kind.BYPASS: "Bypass Permissions mode",
     Kind.CHANNEL: "Loading development channels",
     Kind.API_KEY: "Detected a custom API key",
+    Kind.DIRECTORY: "Adding a new directory",
 }
 
 # The steps of the first set-up (3.1) do not say "Enter to confirm".
@@ -58,6 +60,7 @@ LABELS = {
     Kind.TRUST: "Yes, I trust this folder",
     Kind.BYPASS: "Yes, I accept",
     Kind.CHANNEL: "I am using this for local development",
+    Kind.DIRECTORY: "Yes, add it",
 }
 
 

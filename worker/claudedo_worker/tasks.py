@@ -428,6 +428,8 @@ class Tasks:
         previous = await self._store.latest_session(task.id)
         unseen = previous is None or previous.pid is None  # the dialog never came up
         grants = {Kind.TRUST} if request.trust or (task.launch.trust and unseen) else set()
+        if request.trust or task.launch.trust:
+            grants.add(Kind.DIRECTORY)  # the answer holds for one start (19.7)
         if launch.asks_for_bypass(task):
             grants.add(Kind.BYPASS)
         task = await self._ports.give(task)

@@ -31,6 +31,18 @@ TRUST_NEW = f"""
 
  Enter to confirm · Esc to cancel
 """
+DIRECTORY = f"""
+ Adding a new directory:
+
+ /src/shared
+
+ This session hasn't worked here before. Is this a directory you created or one you trust?
+
+ {MARK} No, exit
+   Yes, add it
+
+ Enter to confirm · Esc to cancel
+"""
 CHANNEL = f"""
  WARNING: Loading development channels
 
@@ -72,11 +84,12 @@ def drawn(text: str) -> Screen:
         (TRUST_OLD, Dialog(Kind.TRUST, ("Yes, I trust this folder", "No, exit"), 0)),
         (TRUST_NEW, Dialog(Kind.TRUST, ("No, exit", "Yes, I trust this folder"), 0)),
         (CHANNEL, Dialog(Kind.CHANNEL, ("I am using this for local development", "Exit"), 0)),
+        (DIRECTORY, Dialog(Kind.DIRECTORY, ("No, exit", "Yes, add it"), 0)),
         (SET_UP, Dialog(Kind.SET_UP, (), 0)),
         (INPUT_BOX, None),
         ("", None),
     ],
-    ids=["trust, older", "trust, newer", "channel", "set-up", "input box", "nothing"],
+    ids=["trust, older", "trust, newer", "channel", "directory", "set-up", "input box", "nothing"],
 )
 def test_a_dialog_is_read_with_its_options_in_their_order(
     text: str, expected: Dialog | None

@@ -154,7 +154,8 @@ async def test_dialogs_are_answered_only_as_far_as_the_person_said(desk: Desk) -
     await desk.start("careful")
     await desk.start("bold", permission_mode="bypassPermissions")
     grants = [order.grants for order in desk.recorder.orders]
-    assert grants == [{Kind.TRUST}, {Kind.TRUST, Kind.BYPASS}]
+    trusted = {Kind.TRUST, Kind.DIRECTORY}
+    assert grants == [trusted, {*trusted, Kind.BYPASS}]
 
 
 async def test_trust_that_was_given_counts_until_a_process_ran(desk: Desk) -> None:
@@ -163,7 +164,8 @@ async def test_trust_that_was_given_counts_until_a_process_ran(desk: Desk) -> No
     desk.recorder.pid = 4711
     for _ in range(2):
         await desk.tasks.restart(task, desk.environ)
-    assert [order.grants for order in desk.recorder.orders] == [{Kind.TRUST}, {Kind.TRUST}, set()]
+    both = {Kind.TRUST, Kind.DIRECTORY}
+    assert [order.grants for order in desk.recorder.orders] == [both, both, {Kind.DIRECTORY}]
 
 
 async def test_restart_goes_on_with_the_conversation_and_ends_a_running_one_first(
