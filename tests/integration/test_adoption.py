@@ -175,7 +175,9 @@ def leftover(tmp_path: Path) -> Iterator[Path]:
 
 
 async def names(machine: Machine, config_dir: Path | None = None) -> list[str]:
-    return [one.name for one in await machine.foreign.running(str(config_dir) if config_dir else None)]
+    return [
+        one.name for one in await machine.foreign.running(str(config_dir) if config_dir else None)
+    ]
 
 
 # Which there are
@@ -208,6 +210,8 @@ async def test_what_has_no_terminal_or_does_not_run_is_not_listed(machine: Machi
     file.write_text(json.dumps(json.loads(file.read_text()) | {"procStart": _mark(alive)}))
     os.utime(file, (1000, 1000))  # whatever the clock says
     (machine.config / "sessions" / "4194305.json").write_bytes(file.read_bytes())
+    for odd in ("99999999999999999999", "\u00b2", "-1", ""):
+        (machine.config / "sessions" / f"{odd}.json").write_bytes(file.read_bytes())
     assert machine.lives(stale)
     assert await names(machine) == ["counted", "here"]
 
@@ -288,8 +292,12 @@ async def test_one_that_ended_is_found_by_its_id_in_the_folder_it_was_in_last(
     assert (found.pid, found.folder) == (None, str(machine.repository))
     with pytest.raises(NotFoundError, match="running: none"):
         await machine.foreign.find(FIRST[:3])
-    with pytest.raises(NotFoundError):
-        await machine.foreign.find("*")
+    for target in ("*", "", "..", "/"):
+        with pytest.raises(NotFoundError):
+            await machine.foreign.find(target)
+    machine.says(SECOND, machine.repository).write_text("{}\n")
+    with pytest.raises(RefusedError, match="in which folder"):
+        await machine.adopt(SECOND)
 
 
 async def test_a_conversation_of_a_task_is_that_tasks(machine: Machine) -> None:
@@ -375,6 +383,15 @@ async def test_what_a_session_leaves_running_is_asked_to_end_too_and_named_if_it
         while not (leftover.exists() and leftover.read_text().strip()):
             await anyio.sleep(0.01)
     assert int(leftover.read_text()) in (await machine.adopt(pid)).left
+
+
+async def test_a_conversation_that_two_processes_have_open_is_only_forked(
+    machine: Machine,
+) -> None:
+    one, other = await machine.runs(), await machine.runs(name="again")
+    assert str(other) in str(await refused(machine, one))
+    assert (await machine.adopt(one, fork=True)).ended is None
+    assert machine.lives(one) and machine.lives(other)
 
 
 @pytest.mark.parametrize(

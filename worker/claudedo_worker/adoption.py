@@ -78,6 +78,8 @@ class Adoption:
         worktree = request.fork if request.worktree is None else request.worktree
         _check(one, transcript)
         await self._check_folder(one, worktree=worktree)
+        if not request.fork:
+            await self._check_alone(one)
         left: list[int] = []
 
         async def end() -> None:
@@ -113,6 +115,15 @@ class Adoption:
                     "task: use --worktree to give it one of its own."
                 )
 
+    async def _check_alone(self, one: Foreign) -> None:
+        """Refuse a conversation that another process has open, too: both write to it (20.5)."""
+        for other in await self._foreign.running(str(one.config_dir)):
+            if other.conversation == one.conversation and other.pid != one.pid:
+                raise ConflictError(
+                    f"This conversation is open in another process, too ({other.pid}): end that "
+                    "first, or use --fork."
+                )
+
     async def _free_name(self, one: Foreign) -> str:
         """The session's own name, or its folder's, as a task's name that no task has."""
         taken = {task.name for task in await self._store.tasks()}
@@ -132,6 +143,8 @@ def _check(one: Foreign, transcript: Path | None) -> None:
             f"Nothing was said in {one.name} ({one.pid}) yet, so there is nothing to take over: "
             "end it, and use `claudedo start`."
         )
+    if one.folder == "?":
+        raise RefusedError(f"Nothing tells in which folder {one.conversation} was.")
     if not Path(one.folder).is_dir():
         raise ConflictError(f"The folder that it worked in, {one.folder}, is gone.")
 

@@ -198,9 +198,12 @@ def _ended(folders: Iterable[Path], beginning: str) -> Iterator[Foreign]:
 
 def _last_folder(transcript: Path) -> str:
     """Where a conversation was last, as its newest lines say; "?" if they do not."""
-    with transcript.open("rb") as file:
-        file.seek(max(0, transcript.stat().st_size - TAIL))
-        lines = file.read().splitlines()
+    try:
+        with transcript.open("rb") as file:
+            file.seek(max(0, transcript.stat().st_size - TAIL))
+            lines = file.read().splitlines()
+    except OSError:  # removed just now, or somebody else's
+        return "?"
     for line in reversed(lines):
         try:
             folder = json.loads(line).get("cwd")

@@ -102,7 +102,7 @@ def _moment(milliseconds: Any) -> str | None:
 def running(config_dir: Path) -> Iterator[Entry]:
     """The entries of all processes that run now, whoever started them."""
     for path in (config_dir / "sessions").glob("*.json"):
-        since = processes.started_at(int(path.stem)) if path.stem.isdigit() else None
+        since = processes.started_at(int(path.stem)) if path.stem.isdecimal() else None
         if since is not None and (entry := read(config_dir, int(path.stem), since)):
             yield entry
 

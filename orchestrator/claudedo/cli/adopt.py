@@ -59,10 +59,11 @@ def adopt(
     json_output: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Bring a Claude session in that runs elsewhere, or ran: its conversation goes on as a task.
+    """Bring in a Claude session from elsewhere: its conversation goes on as a task.
 
-    It is asked to end where it runs, and resumed here, in its own folder. One that does not end is
-    left as it is. With --fork it runs on, and a copy of its conversation goes on in a new worktree.
+    It is asked to end where it runs, and resumed here, in its own folder.
+    One that does not end is left as it is.
+    With --fork it runs on, and a copy of it goes on in a new worktree.
     Everything after -- goes to claude.
 
     Example: claudedo adopt 4711 --name backend
