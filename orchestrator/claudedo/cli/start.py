@@ -86,6 +86,7 @@ def start(
     """Put sessions to work, each in its own git worktree, linked with each other.
 
     What exists already is used: a PROMPT for it is sent as a message.
+    What a repository's claudedo.toml says of NAME counts where you say nothing.
     Everything after -- goes to claude.
 
     Example: claudedo start backend="Add the API" frontend -- --model opus
