@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from textual.events import Key
 from textual.pilot import Pilot
-from textual.widgets import TextArea
 
 from claudedo import settings
 from claudedo.cli.board import board as board_module
 from claudedo.cli.board.board import Board
+from claudedo.cli.board.dialogs import Page
 from claudedo.cli.board.reading import AskReading
 from claudedo.client import WorkerClient
 from tests.unit.cli.fake_worker import FakeWorker, ask, message, problem_of, receipts, task
@@ -83,19 +83,19 @@ class Driver:
     async def press(self, *keys: str) -> None:
         await self._pilot.press(*keys)
 
-    async def press_at_once(self, keys: str) -> None:
+    async def press_at_once(self, keys: Iterable[str]) -> None:
         """The same when they arrive together, as over a slow line."""
         for key in keys:
-            self.app.post_message(Key(key, key))
+            self.app.post_message(Key(key, key if len(key) == 1 else None))
         await self._pilot.pause(0.1)
 
     async def resize(self, columns: int, lines: int) -> None:
         await self._pilot.resize_terminal(columns, lines)
 
     async def type(self, text: str) -> None:
-        """Write into the open dialog."""
-        await self.until(lambda: bool(self.app.screen.query(TextArea)), "no dialog opened")
-        self.app.screen.query_one(TextArea).insert(text)
+        """Write into the dialog that is opening."""
+        await self.until(lambda: isinstance(self.app.focused, Page), "no dialog opened")
+        self.app.screen.query_one(Page).insert(text)
 
     async def sees(self, text: str) -> None:
         await self.until(lambda: text in self.screen, f"{text!r} is not seen")
@@ -301,6 +301,7 @@ async def test_questions_are_answered_by_number_or_in_own_words(
         await driver.type("9")
         await driver.press("enter")
         await driver.hears("There is no choice 9")
+        await driver.until(lambda: isinstance(driver.app.focused, Page), "no dialog opened")
         await driver.press("backspace", "2", "enter")
         await driver.sees("Which sizes?")
         await driver.type("1,huge")
@@ -405,16 +406,29 @@ async def test_a_message_is_sent_and_followed_to_where_it_is_read(
         await driver.type("first line")
         await driver.press("ctrl+j")
         await driver.type("second line")
-        await driver.press("enter")
+        await driver.press("left", "backspace", "e", "end", "!", "enter")
         await driver.hears("to backend: stored ✓ offered -")
         (sent,) = worker.requests("POST", "/api/tasks/t_BACKEND/messages")
-        assert sent["body"] == "first line\nsecond line"
+        assert sent["body"] == "first line\nsecond liee!"
         reached = receipts(offered_at="x", delivered_at="x", read_at="x")
         payload = {"message_id": f"m_{sent['key'][:4]}", "receipts": reached}
         with worker.news:
             worker.events.append({"seq": 1, "type": "message.read", "payload": payload})
             worker.news.notify_all()
         await driver.hears("delivered ✓ read ✓ answered -")
+
+
+async def test_what_is_typed_at_once_is_sent_whole_and_in_order(
+    worker: FakeWorker, opened: Open
+) -> None:
+    worker.add(task("backend"))
+    text = "abcdefghijklmnopqrstuvwxyz" * 3
+    async with opened() as driver:
+        await driver.press("s")
+        await driver.press_at_once([*text, "enter", *"yyy"])
+        await driver.hears("to backend: stored ✓")
+        (sent,) = worker.requests("POST", "/api/tasks/t_BACKEND/messages")
+        assert sent["body"] == text
 
 
 async def test_what_was_written_and_not_sent_is_still_there(
@@ -454,9 +468,9 @@ async def test_a_key_that_is_typed_for_a_dialog_never_decides_in_the_list(
 ) -> None:
     worker.wait_in(*(ask(one, "npm test", suggestions=[RULE]) for one in ("k_1", "k_2")))
     async with opened() as driver:
-        await driver.press_at_once(f"{opening}yyyy")
+        await driver.press_at_once([opening, *"yyyy"])
         await driver.press("escape", "down")
-        await driver.press_at_once(f"{opening}yyyy")
+        await driver.press_at_once([opening, *"yyyy"])
         assert [body for body in worker.decided("k_2") if "always" not in body] == []
         assert [body for body in worker.decided("k_1") if "always" not in body] == []
 

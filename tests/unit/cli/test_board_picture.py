@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from rich.text import Text
 
+from claudedo import model
 from claudedo.cli import render
 from claudedo.cli.board.picture import Row, Situation, details, rows, summary
 from tests.unit.cli.fake_worker import STORED, ask, task
@@ -105,15 +106,15 @@ def test_a_column_with_nothing_to_tell_is_not_there() -> None:
 
 def test_a_failure_tells_when_it_goes_on() -> None:
     one = task("backend", "idle")
-    at = render.moment(STORED).astimezone().strftime("%H:%M")
-    one["session"]["failure"] = {"kind": "rate_limit", "text": "x", "continues_at": STORED}
+    at = render.moment(moment := model.now()).astimezone().strftime("%H:%M")
+    one["session"]["failure"] = {"kind": "rate_limit", "text": "x", "continues_at": moment}
     other = task("frontend", "idle")
-    other["session"]["failure"] = {"kind": "authentication", "text": "Run /login"}
+    other["session"]["failure"] = {"kind": "billing", "text": "Credit is\nlow"}
 
     text = text_of(rows(Situation((one, other)), 80, NOW))
 
     assert f"rate limit, continues {at}" in text
-    assert "not logged in: Run /login" in text
+    assert "billing: Credit is low" in text
 
 
 def test_a_session_that_ended_says_why() -> None:

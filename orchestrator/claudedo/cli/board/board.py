@@ -134,14 +134,14 @@ class Listing(Screen[None]):
 
     def check_action(self, _action: str, _parameters: tuple[object, ...]) -> bool | None:
         """No key does anything once another screen is above: it was typed for that one."""
-        return self.is_current
+        return self.is_current and bool(self.query(Choices))
 
     # Drawing
 
     def draw(self) -> None:
         """Show what is known now, in the present width."""
         width = self.size.width
-        if not self.is_mounted or not width:
+        if not width or not self.query(Lines):  # not there yet, or not any more
             return
         situation = self.desk.situation
         main = self.query_one("#main", Choices)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, cast
 
 from rich.text import Text
 from textual import events
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Static, TextArea
+from textual.widgets.text_area import Selection
 
 from claudedo.cli.edited_input import edit_text
 
@@ -47,13 +47,6 @@ class Choose(ModalScreen[str | None]):
 class Write(ModalScreen[str | None]):
     """Lets the person write a text. `keep` is given what stands there when they go back."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "back", show=False, priority=True),
-        Binding("ctrl+e", "editor", show=False, priority=True),
-        Binding("enter", "done", show=False, priority=True),
-        Binding("ctrl+j,alt+enter,shift+enter", "newline", show=False, priority=True),
-    ]
-
     def __init__(
         self,
         lines: Sequence[Text],
@@ -79,40 +72,64 @@ class Write(ModalScreen[str | None]):
         with Vertical():
             for line in self._lines:
                 yield Static(line)
-            yield TextArea(self._text, soft_wrap=True, show_line_numbers=False, theme="css")
+            yield Page(self._text)
             keys = {"Enter": self._done, "Ctrl-J": "new line", "Ctrl-E": "editor", "Esc": "back"}
             yield Static(key_line(keys))
 
-    def check_action(self, _action: str, _parameters: tuple[object, ...]) -> bool | None:
-        """Nothing is done twice by keys that come before the first has closed this."""
-        return self.is_current
-
     def on_mount(self) -> None:
-        area = self.query_one(TextArea)
-        area.focus()
-        area.move_cursor(area.document.end)
+        self.query_one(Page).focus()
 
-    def action_back(self) -> None:
+    def on_key(self, event: events.Key) -> None:
+        """What was typed before the page was ready to take it."""
+        if self.is_current and event.is_printable and event.character:
+            event.stop()
+            self.query_one(Page).insert(event.character)
+
+    def go_back(self) -> None:
+        """Close without a text."""
         self._keep(self.draft)
         self.dismiss(None)
 
-    def action_done(self) -> None:
+    def finish(self) -> None:
+        """Close with the text."""
         if self.draft.strip() or self._empty:
             self.dismiss(self.draft)
 
-    def action_newline(self) -> None:
-        self.query_one(TextArea).insert("\n")
-
-    def action_editor(self) -> None:
+    def use_editor(self) -> None:
         """Write on in $VISUAL or $EDITOR."""
         desk = cast("Desk", self.app)
         with desk.terminal_given_away():
-            self._take(edit_text("message.md", self.draft))
+            self.query_one(Page).take(edit_text("message.md", self.draft))
 
-    def _take(self, text: str) -> None:
-        area = self.query_one(TextArea)
-        area.text = text
-        area.move_cursor(area.document.end)
+
+class Page(TextArea):
+    """The text. Handles the dialog's keys itself, so that they come after what was typed before."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, soft_wrap=True, show_line_numbers=False, theme="css")
+        # Not on mount: what is typed by then would stand before the text.
+        self.set_reactive(TextArea.selection, Selection.cursor(self.document.end))
+
+    def on_key(self, event: events.Key) -> None:
+        dialog = self.screen
+        assert isinstance(dialog, Write)
+        does = {"enter": dialog.finish, "escape": dialog.go_back, "ctrl+e": dialog.use_editor}
+        newlines = ("ctrl+j", "alt+enter", "shift+enter")
+        if dialog.is_current and event.key not in (*does, *newlines):
+            return  # what a page usually does with it
+        event.stop()
+        event.prevent_default()
+        if not dialog.is_current:  # it came before the last one has closed this
+            return
+        if event.key in does:
+            does[event.key]()
+        else:
+            self.insert("\n")
+
+    def take(self, text: str) -> None:
+        """Show this text instead."""
+        self.text = text
+        self.move_cursor(self.document.end)
 
 
 def key_line(keys: Mapping[str, str], width: int | None = None) -> Text:

@@ -25,6 +25,7 @@ _KIND_WIDTH = 10  # "permission"
 _AGE_WIDTH = 4
 _WHY_MIN, _WHY_GOOD = 12, 26
 _BRANCH_MIN = 10
+_LEAST_COST = 0.005  # dollars; less is shown as nothing
 _NAME_MIN, _NAME_MAX = 8, 24
 
 
@@ -125,7 +126,7 @@ def _task_details(task: Json) -> list[str | None]:
         why(task).plain,
         f"{task['pending']} unread" if task["pending"] else None,
         f"{usage['context_tokens']:,} tokens in context" if usage.get("context_tokens") else None,
-        None if cost is None else f"${cost:.2f}",
+        _dollars(cost),
         task.get("branch"),
         peers and f"peers: {peers}",
         task.get("worktree"),
@@ -295,7 +296,11 @@ def _tokens(count: int | None) -> Text:
 
 
 def _cost(dollars: float | None) -> Text:
-    return Text("" if dollars is None else f"${dollars:.2f}")
+    return Text(_dollars(dollars))
+
+
+def _dollars(amount: float | None) -> str:
+    return f"${amount:.2f}" if amount is not None and amount >= _LEAST_COST else ""
 
 
 def _several(situation: Situation) -> bool:

@@ -67,7 +67,7 @@ class Reading(Screen[None]):
 
     def check_action(self, _action: str, _parameters: tuple[object, ...]) -> bool | None:
         """No key does anything once another screen is above: it was typed for that one."""
-        return self.is_current
+        return self.is_current and bool(self.query(Lines))
 
     def fill(self, lines: Sequence[Cell]) -> None:
         """Show these lines instead."""
@@ -77,7 +77,7 @@ class Reading(Screen[None]):
     def draw(self) -> None:
         """Show what there is, in the present width."""
         width = self.size.width
-        if not self.is_mounted or not width:
+        if not width or not self.query(Lines):  # not there yet, or not any more
             return
         main = self.query_one("#main", Lines)
         at_end = self._at_end and not main.below
