@@ -371,6 +371,14 @@ async def test_a_hook_that_refuses_the_commit_is_quoted_and_nothing_is_merged(de
     assert (desk.tree / "new.txt").exists()
 
 
+async def test_files_that_change_again_while_they_are_committed_stop_the_merge(desk: Desk) -> None:
+    add_hook(desk.main, "post-commit", "echo more > again.txt")
+    put(desk.tree, new_txt="x\n")
+    with pytest.raises(ConflictError, match=r"committed \(\w{10}\).*changed again"):
+        await desk.merge(commit=True, message="More")
+    assert (desk.tip(), (desk.tree / "again.txt").exists()) == (desk.base, True)
+
+
 async def test_what_cannot_be_committed_is_refused_before_anything_is(
     desk: Desk, tmp_path: Path
 ) -> None:
@@ -462,6 +470,14 @@ async def test_without_worktree_and_branch_there_is_nothing_to_merge(desk: Desk)
     git(desk.main, "worktree", "remove", str(desk.tree))
     git(desk.main, "branch", "-D", "claudedo/backend")
     await refused(desk, ConflictError, "claudedo/backend", "gone")
+
+
+async def test_a_branch_deleted_below_its_worktree_leaves_nothing_to_merge(desk: Desk) -> None:
+    commit(desk.tree, "Work", one_txt="1\n")
+    git(desk.main, "update-ref", "-d", "refs/heads/claudedo/backend")
+    with pytest.raises(ConflictError, match="was deleted"):
+        await desk.merge()
+    assert desk.tip() == desk.base
 
 
 async def test_a_repository_that_is_gone_is_not_found(desk: Desk, tmp_path: Path) -> None:

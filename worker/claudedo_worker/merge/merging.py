@@ -89,11 +89,11 @@ async def merge(job: Job) -> Merge:
     async with _turn(job.main):
         source = await find_source(job)
         into = await target_branch(job, source)
-        committed = None
+        before = source.head
         if source.unsaved:
             await _rehearse(job, source, into)
             source = await _committed(job, source)
-            committed = source.head
+        committed = source.head if source.head != before else None
         for _ in range(_TRIES):
             with contextlib.suppress(MovedError):
                 done = await _merge(job, source, await find_target(job, into))
@@ -115,10 +115,10 @@ async def propose(job: Job) -> Proposal:
                 f"`git -C {source.directory} switch -c NAME`."
             )
         into = await target_branch(job, source)
-        committed = None
+        before = source.head
         if source.unsaved:
             source = await _committed(job, source)
-            committed = source.head
+        committed = source.head if source.head != before else None
         commits = await count(job, f"refs/heads/{into}", source.head)
         if not commits:
             raise RefusedError(f"{into} has every commit of {job.name}: nothing to propose.")
@@ -154,11 +154,11 @@ async def changes(job: Job) -> Changes:
 
 async def _committed(job: Job, source: Source) -> Source:
     """Commit everything. Raises `ConflictError` if there is more to commit at once."""
-    made = await commit_all(job, source)
+    await commit_all(job, source)
     after = await find_source(job)
     if after.unsaved:
         raise ConflictError(
-            f"Everything was committed ({made[:10]}), but files of {job.name} changed again "
+            f"Everything was committed ({after.head[:10]}), but files of {job.name} changed again "
             "meanwhile, so nothing else was done; try again when its session rests."
         )
     return after

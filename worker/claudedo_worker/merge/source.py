@@ -48,7 +48,10 @@ async def find_source(job: Job, *, anything: bool = False) -> Source:
         return await _branch_alone(job)
     head = await git.commit(job.worktree, "HEAD")
     if head is None:
-        raise ConflictError(f"{job.worktree} is on a branch without a commit: nothing to merge.")
+        raise ConflictError(
+            f"The branch that {job.worktree} is on has no commit, or was deleted: "
+            "there is nothing to merge."
+        )
     source = Source(
         directory=job.worktree,
         present=True,
@@ -154,11 +157,12 @@ async def _add(source: Source, variables: Mapping[str, str]) -> None:
         await git.write(source.directory, "add", *options, environ=literal)
 
 
-async def commit_all(job: Job, source: Source) -> str:
+async def commit_all(job: Job, source: Source) -> None:
     """Commit everything, as the person would: with hooks, identity and signature."""
     assert job.message is not None  # asked for together with `commit`
     await _add(source, job.variables)
-    await git.write(source.directory, "commit", "--quiet", "-m", job.message, environ=job.variables)
-    made = await git.commit(source.directory, "HEAD")
-    assert made is not None  # git has just said so
-    return made
+    staged = await git.read(source.directory, "diff", "--cached", "--quiet", accept=(0, 1))
+    if staged.status:  # else the session took its changes back a moment ago
+        await git.write(
+            source.directory, "commit", "--quiet", "-m", job.message, environ=job.variables
+        )
