@@ -89,7 +89,7 @@ class Held:
         tool_use_id = self._tool_use_id()
         if self.verdicts is None or tool_use_id is None:
             return Verdict()
-        verdict = self.verdicts.of(tool_use_id)
+        verdict = self.verdicts.of(tool_use_id, self.ask.opened_at)
         if self.ruling is not None and verdict.hook is None and self._bears_out(verdict):
             return replace(verdict, hook=self.ruling.behavior)
         return verdict
@@ -154,10 +154,10 @@ class Asks:
 
         `key` says which call of which bridge it is: the same call sent again finds its ask.
         """
-        for earlier in self._open(call.get("agent_id") or ""):
-            if earlier.ask.call != key:  # asked one after the other (13.11): that one is over
-                earlier.passed_at = earlier.passed_at or self._clock()
         ask = await self._store.add_ask(await self._draft(key, call))
+        for earlier in self._open(ask.agent or ""):
+            if earlier.ask.opened_at < ask.opened_at:  # one after the other (13.11): that is over
+                earlier.passed_at = earlier.passed_at or self._clock()
         if ask.closed_at is not None and ask.decided_by is not DecidedBy.USER:
             return {}
         held = self._held.setdefault(ask.id, Held(ask, None))
@@ -182,7 +182,13 @@ class Asks:
             self._calls[call["tool_use_id"]] = about
             if len(self._calls) > CALLS_KEPT:
                 self._calls.popitem(last=False)
-        elif event in ("PostToolBatch", "Stop"):
+            return
+        # The calls announced before are done. Text typed ahead is a prompt, too, and ends nothing
+        # (8.1): which call an ask is about is then found in the transcript.
+        self._calls = OrderedDict(
+            (own, about) for own, about in self._calls.items() if about[0] != agent
+        )
+        if event in ("PostToolBatch", "Stop"):
             for held in self._open(agent):
                 held.passed_at = held.passed_at or self._clock()
 

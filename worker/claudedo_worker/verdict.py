@@ -31,7 +31,11 @@ class Verdict:
     hook: str | None = None  # "allow" or "deny", if a hook decided
     result: str | None = None  # "rejected" in the dialog, or "ran", whatever came of it
     error: str | None = None  # what the model was told instead of a result
-    at: str = ""  # when there was a result
+    at: str = ""  # when the newest of these was written
+
+    def is_since(self, moment: str) -> bool:
+        """True unless all of it was written before."""
+        return self.at == "" or self.at > moment
 
 
 class Verdicts:
@@ -43,10 +47,11 @@ class Verdicts:
         self._known: OrderedDict[str, Verdict] = OrderedDict()
         self._calls: OrderedDict[str, tuple[str, str]] = OrderedDict()
 
-    def of(self, tool_use_id: str) -> Verdict:
-        """What the file tells of a call up to now."""
+    def of(self, tool_use_id: str, since: str) -> Verdict:
+        """What the file tells of a call up to now, if that is newer than `since`."""
         self._read()
-        return self._known.get(tool_use_id, Verdict())
+        verdict = self._known.get(tool_use_id, Verdict())
+        return verdict if verdict.is_since(since) else Verdict()
 
     def find(self, tool: str, given: Mapping[str, Any], since: str) -> str | None:
         """The oldest call of that tool with just that input that had no result before `since`."""
@@ -54,7 +59,7 @@ class Verdicts:
         wanted = (tool, _exact(given))
         for own, call in self._calls.items():
             verdict = self._known.get(own, Verdict())
-            if call == wanted and (verdict.result is None or verdict.at > since):
+            if call == wanted and (verdict.result is None or verdict.is_since(since)):
                 return own
         return None
 
@@ -80,14 +85,15 @@ class Verdicts:
 
     def _take(self, line: bytes) -> None:
         value = _object(line)
+        at = str(value.get("timestamp") or "")
         attachment = value.get("attachment")
         if isinstance(attachment, dict) and attachment.get("type") == "hook_permission_decision":
-            self._know(attachment.get("toolUseID"), hook=str(attachment.get("decision")))
+            decision = str(attachment.get("decision"))
+            self._know(attachment.get("toolUseID"), hook=decision, at=at)
         message = value.get("message")
         content = message.get("content") if isinstance(message, dict) else None
         for block in content if isinstance(content, list) else []:
             if isinstance(block, dict) and block.get("type") == "tool_result":
-                at = str(value.get("timestamp"))
                 self._know(block.get("tool_use_id"), at=at, **_result(block))
             elif isinstance(block, dict) and block.get("type") == "tool_use":
                 self._calls[str(block.get("id"))] = (

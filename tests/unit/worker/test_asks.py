@@ -378,6 +378,25 @@ async def test_a_call_that_no_worker_was_told_of_is_found_in_the_transcript(stag
     assert await out(held) == {}
 
 
+@pytest.mark.parametrize("event", ["PostToolBatch", "Stop", "UserPromptSubmit"])
+async def test_an_earlier_call_just_like_it_says_nothing_of_an_ask(
+    stage: Stage, event: str
+) -> None:
+    stage.announce("earlier")
+    stage.asks.saw(event, stage.call())
+
+    _, ask = await stage.ask("t1")
+
+    assert (await stage.room.store.ask(ask)).tool_use_id == "t1"
+
+
+async def test_a_result_from_before_the_ask_is_not_its_own(stage: Stage) -> None:
+    stage.room.lines.result("t1", "done", timestamp="2020-01-01T00:00:00.000Z")
+    _, ask = await stage.ask("t1")
+    await stage.step()
+    assert await stage.fate(ask) == (None, None)
+
+
 async def test_two_equal_calls_are_told_apart(stage: Stage) -> None:
     stage.announce("t1")
     stage.announce("t2")
@@ -429,6 +448,24 @@ async def test_a_new_worker_corrects_what_its_predecessor_could_not_see_any_more
     await stage.step(state=BUSY)
 
     assert await stage.fate(ask) == (AskOutcome.DENIED, TERMINAL)
+
+
+async def test_a_request_sent_again_closes_none_that_came_after_it(stage: Stage) -> None:
+    (await stage.hold("b:1", "one")).cancel()
+    (await stage.hold("b:2", "two")).cancel()
+    await stage.restart()
+    again = asyncio.create_task(stage.asks.hold("b:1", stage.call("one")))
+    last = asyncio.create_task(stage.asks.hold("b:2", stage.call("two")))
+    await asyncio.sleep(0.1)
+    one, two = [ask.id for ask in await stage.room.store.open_asks()]
+
+    await stage.step()
+    await stage.step(2)
+
+    assert await stage.fate(one) == (AskOutcome.ALLOWED, TERMINAL)
+    assert await out(again) == {}
+    assert await stage.fate(two) == (None, None)
+    last.cancel()
 
 
 async def test_what_was_answered_at_the_terminal_while_no_worker_ran_is_closed(
