@@ -81,7 +81,7 @@ class Settings:
 
     def task_log(self, task_id: str) -> Path:
         """What the setup and the teardown of a task's worktree printed."""
-        return self.home / "logs" / f"{task_id}.log"
+        return self.home / "setup-logs" / f"{task_id}.log"
 
     def session_dir(self, session_id: str) -> Path:
         """The folder with the files that one session is started with."""

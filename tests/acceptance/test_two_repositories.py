@@ -88,7 +88,7 @@ def test_two_repositories_are_set_up_linked_merged_and_removed(world: World) -> 
     assert down.read_text() == f"api:{ports['api']}\nweb:{ports['web']}\n"
     assert world.json("ls") == []
     assert (api / "node_modules/index").read_text() == "a module\n"
-    assert list((world.state / "logs").iterdir()) == []
+    assert list((world.state / "setup-logs").iterdir()) == []
 
 
 def _prepare(world: World, api: Path, web: Path, down: Path) -> None:

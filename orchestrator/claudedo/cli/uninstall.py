@@ -138,8 +138,9 @@ def _is_ours(settings: Settings, entry: Path) -> bool:
     """True for names that claudedo gives: CLAUDEDO_HOME may have been somebody's folder."""
     if entry.parent == settings.run:
         return entry.suffix == ".sock"
-    names = ("claudedo.db", "worker.", "start.lock")
-    return entry.name.startswith(names) or entry.name in ("sessions", "programs", "run")
+    files = ("claudedo.db", "worker.", "start.lock")
+    folders = ("sessions", "setup-logs", "programs", "run")
+    return entry.name.startswith(files) or entry.name in folders
 
 
 def _remove_state(settings: Settings, rest: _Rest) -> None:

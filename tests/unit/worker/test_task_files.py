@@ -243,7 +243,7 @@ async def test_a_teardown_runs_in_the_worktree_before_it_goes(office: Office) ->
     assert "Removed" in summary
     assert (office.web / "out").read_text() == "api 20000 hello\n"
     assert not Path(str(task.worktree)).exists()
-    assert list((office.repository.parent / "logs").iterdir()) == []
+    assert list((office.repository.parent / "setup-logs").iterdir()) == []
 
 
 async def test_a_teardown_that_fails_keeps_the_worktree_unless_forced(office: Office) -> None:
