@@ -188,6 +188,12 @@ def test_diff_shows_committed_uncommitted_and_untracked_and_leaves_the_index_alo
     }
     assert finish.git("status", "--porcelain", at=finish.tree) == before
     assert "4 files changed" in finish.done("diff", "backend", "--stat")
+    assert json.loads(finish.asked("diff", "backend", "--json")) == [
+        {"path": ":(glob)*\nx", "added": 1, "deleted": 0},
+        {"path": "README.md", "added": 1, "deleted": 1},
+        {"path": "one", "added": 1, "deleted": 0},
+        {"path": "two", "added": 1, "deleted": 0},
+    ]
     assert "+++ b/one" in finish.done("diff", "backend", "--", "one")
     assert "two" not in finish.done("diff", "backend", "--", "one")
     # What is shown can be applied.
@@ -225,6 +231,7 @@ def test_diff_of_nothing_says_so_and_in_a_git_hook_looks_at_the_task(finish: Fin
     answer = finish.run("diff", "backend")
     assert (answer.returncode, answer.stdout) == (0, "")
     assert answer.stderr == "backend changed nothing since it left main.\n"
+    assert finish.asked("diff", "backend", "--json") == "[]\n"
 
     finish.commit("One", one="1\n")
     hooked = {"GIT_DIR": str(finish.root / "nowhere"), "GIT_INDEX_FILE": "nothing"}

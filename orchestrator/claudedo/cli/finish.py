@@ -49,11 +49,12 @@ def diff(
     stat: Annotated[
         bool, typer.Option("--stat", help="Only how much changed in each file.")
     ] = False,
+    json_output: options.AsJson = False,
     workspace: options.InWorkspace = None,
 ) -> None:
     """Show all that a task changed since it left its base: committed, uncommitted, untracked.
 
-    What git ignores is not shown. Paths after -- narrow it down.
+    What git ignores is not shown. Paths after -- narrow it down. --json: the lines of each file.
 
     Example: claudedo diff backend -- src
     """
@@ -63,6 +64,9 @@ def diff(
     what = [found["base"], *filter(None, [found["head"]]), "--", *context.meta.get(_REST, [])]
     looks = [*(["--stat"] if stat else []), *_looks()]
     with _index_with(found) as env:
+        if json_output:
+            render.as_json(_counts(what, found["directory"], env))
+            return
         status = _wait("git", "diff", "--quiet", *what, cwd=found["directory"], env=env)
         if status == 0:
             since = f"left {render.line(found['into'])}" if found["into"] else "started"
@@ -155,6 +159,22 @@ def _check_words(*, squash: bool, commit: bool, message: str | None, pr: bool) -
         raise UsageError("-m is what --commit or --squash says: add the one you mean.")
     if pr and squash:
         raise UsageError("How a pull request is merged is decided there: leave out --squash.")
+
+
+def _counts(what: list[str], folder: str, env: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Each changed file with its added and deleted lines; null for one that is not text."""
+    told = _answer("git", "diff", "--numstat", "--no-renames", "-z", *what, cwd=folder, env=env)
+    if told is None:
+        raise ClaudedoError(f"git cannot tell what changed in {folder}.")
+    files = [entry.split("\t", 2) for entry in told.split("\0") if entry]
+    return [
+        {"path": path, "added": _number(added), "deleted": _number(deleted)}
+        for added, deleted, path in files
+    ]
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isdigit() else None
 
 
 # A pull request
@@ -250,9 +270,12 @@ def _own_environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key in kept or key not in tied}
 
 
-def _answer(program: str, *arguments: str, cwd: str) -> str | None:
+def _answer(
+    program: str, *arguments: str, cwd: str, env: Mapping[str, str] | None = None
+) -> str | None:
     """What a program prints, without the last newline; None if it fails."""
-    env = None if "--local-env-vars" in arguments else _own_environment()
+    if env is None and "--local-env-vars" not in arguments:
+        env = _own_environment()
     try:
         done = subprocess.run(
             [program, *arguments], cwd=cwd, env=env, stdout=subprocess.PIPE, check=False
