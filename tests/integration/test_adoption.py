@@ -365,6 +365,17 @@ async def test_one_that_does_not_end_is_left_as_it_is(
     assert await names(machine) == ["deep-6f"]
 
 
+async def test_one_that_is_suspended_is_not_asked_for_it_could_not_answer(machine: Machine) -> None:
+    pid = await machine.runs()
+    os.kill(pid, signal.SIGSTOP)
+    [listed] = await machine.foreign.running()
+    assert "Ctrl-Z" in str(listed.waiting_for)
+    assert "suspended" in str(await refused(machine, pid, now=True))
+    os.kill(pid, signal.SIGCONT)
+    assert machine.lives(pid)
+    assert (await machine.adopt(pid)).ended == pid
+
+
 async def test_what_a_session_leaves_running_is_asked_to_end_too_and_named_if_it_does_not(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, leftover: Path
 ) -> None:

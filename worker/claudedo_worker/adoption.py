@@ -164,6 +164,11 @@ async def _end(one: Foreign, *, now: bool) -> list[int]:
             f"{one.name} ({one.pid}) {work}; ending it would cut that short. Wait, use --now to do "
             "it all the same, or --fork to leave it running."
         )
+    if processes.suspended(one.pid):  # it would stop again at once, and end when it is continued
+        raise ConflictError(
+            f"{one.name} ({one.pid}) is suspended (Ctrl-Z) and cannot end: continue it with `fg` in "
+            "its terminal first, or use --fork."
+        )
     left = await processes.dismiss(one.pid, END_PATIENCE)
     if one.pid in left:
         raise TimedOutError(

@@ -24,6 +24,8 @@ from claudedo_worker.transcript import locate
 SHORTEST = 4  # characters of a conversation's id that can stand for it
 TAIL = 256 << 10  # bytes at the end of a transcript that are searched for its folder
 
+SUSPENDED = "suspended (Ctrl-Z); `fg` in its terminal continues it"
+
 _ID = re.compile(r"[0-9a-f-]+")
 
 
@@ -173,7 +175,7 @@ def _foreign(config_dir: Path, entry: registry.Entry, ours: frozenset[str]) -> I
         name=entry.name or Path(folder).name,
         folder=folder,
         state=entry.state or SessionState.STARTING,
-        waiting_for=entry.waiting_for,
+        waiting_for=SUSPENDED if processes.suspended(entry.pid) else entry.waiting_for,
         since=entry.since,
         version=entry.version,
         background=entry.background,

@@ -42,6 +42,14 @@ def start_mark(pid: int) -> str | None:
     return status.rpartition(")")[2].split()[19]
 
 
+def suspended(pid: int) -> bool:
+    """True if the process is stopped, by Ctrl-Z in its terminal for example: it cannot act."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_STOPPED
+    except psutil.Error:
+        return False
+
+
 def descendants(pid: int) -> list[psutil.Process]:
     """All processes below `pid`, without itself and without what `stands_alone` and its tree.
 
