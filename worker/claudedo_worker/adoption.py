@@ -166,8 +166,8 @@ async def _end(one: Foreign, *, now: bool) -> list[int]:
         )
     if processes.suspended(one.pid):  # it would stop again at once, and end when it is continued
         raise ConflictError(
-            f"{one.name} ({one.pid}) is suspended (Ctrl-Z) and cannot end: continue it with `fg` in "
-            "its terminal first, or use --fork."
+            f"{one.name} ({one.pid}) is suspended (Ctrl-Z) and cannot end: continue it with `fg` "
+            "in its terminal first, or use --fork."
         )
     left = await processes.dismiss(one.pid, END_PATIENCE)
     if one.pid in left:
