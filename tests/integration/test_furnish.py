@@ -120,11 +120,26 @@ async def test_a_path_that_leads_out_of_the_repository_gives_nothing(
     assert not any(path.name == "secret" for path in site.worktree.rglob("*"))
 
 
-@pytest.mark.parametrize("pattern", [".git", ".gi?", ".git/hooks", "sub/.git"])
-async def test_what_belongs_to_git_is_given_to_nobody(site: Site, pattern: str) -> None:
-    (site.main / "sub/.git").mkdir(parents=True)
-    with pytest.raises(RefusedError, match="belongs to git"):
-        await site.furnish(links=(pattern,))
+@pytest.mark.parametrize("kind", ["copy", "links"])
+async def test_what_belongs_to_git_is_given_to_nobody(site: Site, kind: str) -> None:
+    (site.main / "sub/.git/hooks").mkdir(parents=True)
+    (site.main / "sub/config").touch()
+    (site.main / "other").symlink_to(".git/hooks")
+    before = (site.worktree / ".git").read_text()
+    said = await site.furnish(**{kind: (".gi?", "*/.git", ".git/hooks", "other", "sub/*")})
+    assert said.count("belongs to git; left out.") == 5
+    assert (site.worktree / ".git").read_text() == before
+    assert [path.name for path in (site.worktree / "sub").iterdir()] == ["config"]
+    assert not (site.worktree / "other").exists()
+
+
+async def test_a_pattern_for_everything_gives_everything_but_what_is_gits(site: Site) -> None:
+    (site.main / "a/b").mkdir(parents=True)
+    (site.main / "a/b/c.local").write_text("c")
+    (site.main / "a/.git").mkdir()
+    await site.furnish(copy=("*",))
+    assert (site.worktree / "a/b/c.local").read_text() == "c"
+    assert not (site.worktree / "a/.git").exists()
 
 
 async def test_nothing_is_written_through_a_link_that_the_repository_holds(site: Site) -> None:

@@ -122,18 +122,20 @@ def _matches(pattern: str, main: Path, notes: list[str]) -> list[Path]:
         raise RefusedError(f"{pattern!r} of its task file is no path: {error}.") from error
     if not found:
         notes.append(f"{pattern}: there is no such file in {main}.")
-    for name in found:
-        _check(name, main)
-    return found
+    return [name for name in found if not _is_gits(name, main, notes)]
 
 
-def _check(name: Path, main: Path) -> None:
-    if not (main / name).resolve().is_relative_to(main):
+def _is_gits(name: Path, main: Path, notes: list[str]) -> bool:
+    """Whether a path belongs to git, links resolved. Raises `RefusedError` if it leads out."""
+    real = (main / name).resolve()
+    if not real.is_relative_to(main):
         raise RefusedError(
             f"{str(name)!r}, which its task file names, leads out of the repository {main}."
         )
-    if ".git" in (part.lower() for part in name.parts):
-        raise RefusedError(f"{str(name)!r}, which its task file names, belongs to git.")
+    parts = {part.lower() for part in (*name.parts, *real.relative_to(main).parts)}
+    if ".git" in parts:
+        notes.append(f"{name}: belongs to git; left out.")
+    return ".git" in parts
 
 
 def _copy(main: Path, worktree: Path, name: Path, notes: list[str]) -> None:
