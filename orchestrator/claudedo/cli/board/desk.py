@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
@@ -29,6 +30,10 @@ T = TypeVar("T")
 
 ENDINGS = {signal.SIGTERM: 143, signal.SIGHUP: 129}
 """Signals that end the list, and the status a shell knows them by."""
+
+
+SAID_SECONDS = 60.0
+"""How long a sentence stays on the line above the keys, unless another takes its place."""
 
 
 class Back(Message):
@@ -71,6 +76,7 @@ class Desk(App[int]):
         self.situation: Situation | None = None
         self.said = ""
         self.wrong = False  # what was said last is an error
+        self._said_at = time.monotonic()
         self.following: tuple[str, str] | None = None  # a message that was sent, and to whom
         self.away = False
         self.watch_worker = Watch(client, lambda: self._hand_over(self._take_news))
@@ -103,6 +109,8 @@ class Desk(App[int]):
 
     def draw(self) -> None:
         """Show what changed, and how old things are by now."""
+        if not self.away and time.monotonic() > self._said_at + SAID_SECONDS:
+            self.said, self.wrong = "", False
         for screen in self.screen_stack:
             redraw = getattr(screen, "draw", None)
             if redraw is not None:
@@ -111,6 +119,7 @@ class Desk(App[int]):
     def say(self, text: str, *, wrong: bool = False) -> None:
         """Put a sentence on the line above the keys."""
         self.said, self.wrong = render.line(text), wrong
+        self._said_at = time.monotonic()
         self.draw()
 
     def _take_news(self) -> None:
