@@ -30,6 +30,8 @@ class FakeSession:
         self.listed = 0
         self.hooks: list[tuple[str, dict[str, Any]]] = []
         self.refuses = False
+        self.holds = asyncio.Event()
+        self.let_go = 0
         self.cancelled: list[str] = []
         self.held: list[frozenset[str]] = []
 
@@ -62,6 +64,13 @@ class FakeSession:
 
     async def hook(self, event: str, call: dict[str, Any], key: str) -> dict[str, Any]:
         self.hooks.append((event, call))
+        if event == "PermissionRequest":
+            try:
+                await self.holds.wait()
+            except asyncio.CancelledError:
+                self.let_go += 1
+                raise
+            return {"held": key}
         if self.refuses:
             raise ConflictError("a message of this attempt is on its way already")
         return {"heard": event}
@@ -209,6 +218,43 @@ async def test_a_bridge_that_leaves_during_a_hook_harms_nobody(link: Link) -> No
         await peer.say({"hook": {"id": number, "event": "Stop", "input": {"x": "y" * 10_000}}})
     peer.writer.transport.abort()
     await eventually(lambda: link.session.bridge is None)
+
+
+async def test_a_held_hook_keeps_no_other_waiting_and_is_known_by_its_bridges_name(
+    link: Link,
+) -> None:
+    peer = await link.welcomed(name="b1")
+    await peer.say({"hook": {"id": 1, "event": "PermissionRequest", "input": {}}})
+    await peer.say({"hook": {"id": 2, "event": "Stop", "input": {}}})
+    assert await peer.hear() == {"hook": {"id": 2, "output": {"heard": "Stop"}}}
+
+    link.session.holds.set()
+
+    assert await peer.hear() == {"hook": {"id": 1, "output": {"held": "b1:1"}}}
+
+
+async def test_a_session_is_told_which_held_hooks_are_waited_for(link: Link) -> None:
+    peer = await link.welcomed(name="b1")
+    await peer.say({"hook": {"id": 1, "cancelled": True}})
+    await peer.say({"held": [2, 3]})
+    await peer.say({"held": []})
+
+    await eventually(lambda: len(link.session.held) == 2)
+
+    assert link.session.cancelled == ["b1:1"]
+    assert link.session.held == [{"b1:2", "b1:3"}, frozenset()]
+
+
+async def test_a_bridge_that_leaves_while_a_hook_is_held_is_let_go(link: Link) -> None:
+    peer = await link.welcomed(name="b1")
+    await peer.say({"hook": {"id": 1, "event": "PermissionRequest", "input": {}}})
+    await eventually(lambda: link.session.hooks)
+
+    peer.writer.transport.abort()
+
+    await eventually(lambda: link.session.bridge is None)
+    assert link.session.let_go == 1
+    await link.welcomed(name="b1")  # and another one is served
 
 
 async def test_a_hook_that_cannot_be_answered_says_nothing(link: Link) -> None:

@@ -12,20 +12,26 @@ from claudedo.model import Ask, AskKind, AskOutcome, Workspace, now
 from claudedo_worker.decision import Decision, of_kept, rule
 from tests.support.records import a_session, a_task, an_ask
 
-RULE = {
+Json = dict[str, Any]
+Answers = dict[str, str | list[str]]
+
+RULE: Json = {
     "type": "addRules",
     "rules": [{"toolName": "Bash", "ruleContent": "make"}],
     "behavior": "allow",
     "destination": "localSettings",
 }
-DATABASE = {
+DATABASE: Json = {
     "question": "Which database?",
     "options": [{"label": "Postgres"}, {"label": "SQLite"}],
     "multiSelect": False,
 }
-DAYS = {"question": "Which days?", "options": [{"label": "Mon"}, {"label": "Tue"}]}
-DAYS |= {"multiSelect": True}
-BOTH = {"Which database?": "SQLite", "Which days?": ["Mon", "Tue"]}
+DAYS: Json = {
+    "question": "Which days?",
+    "options": [{"label": "Mon"}, {"label": "Tue"}],
+    "multiSelect": True,
+}
+BOTH: Answers = {"Which database?": "SQLite", "Which days?": ["Mon", "Tue"]}
 
 
 def ask(kind: AskKind = AskKind.PERMISSION, **changes: Any) -> Ask:
@@ -73,7 +79,8 @@ def test_always_is_the_suggested_rule_for_this_session_only() -> None:
 
 
 def test_always_never_switches_to_a_mode_that_asks_nothing_nor_takes_a_right_away() -> None:
-    wide = [{"type": "setMode", "mode": mode} for mode in ("bypassPermissions", "auto", "dontAsk")]
+    modes = ("bypassPermissions", "auto", "dontAsk")
+    wide: list[Json] = [{"type": "setMode", "mode": mode} for mode in modes]
     wide += [{**RULE, "behavior": "deny"}, {"type": "replaceRules", "rules": []}, {}]
     edits = {"type": "setMode", "mode": "acceptEdits", "destination": "session"}
 
@@ -123,7 +130,7 @@ def test_own_words_are_an_answer_too_and_kept_as_such() -> None:
 
 
 def test_several_questions_are_answered_each_by_its_text() -> None:
-    answers = {"Which database?": "Postgres", "Which days?": ["mon", "Tue"]}
+    answers: Answers = {"Which database?": "Postgres", "Which days?": ["mon", "Tue"]}
     ruling = rule(question(DATABASE, DAYS), Decision(decision="answer", answers=answers))
 
     assert ruling.kept["answers"] == {"Which database?": "Postgres", "Which days?": "Mon, Tue"}
