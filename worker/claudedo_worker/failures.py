@@ -63,8 +63,8 @@ class Schedule:
     """When sessions whose turns were refused go on. One for all sessions of a worker.
 
     `enabled`: whether they do so by themselves at all (`continue_after_limit`). `first_pause`: in
-    seconds, what the other pauses are multiples of, and what passes after a reset: a newer CLI may
-    go on by itself then (29.5).
+    seconds, what the other pauses are multiples of. Twice as much passes after a reset: a newer CLI
+    may go on by itself, about a minute after it (29.5).
     """
 
     enabled: bool = True
@@ -110,7 +110,7 @@ class Schedule:
         reset = reset_of(refusal, at)
         if reset is None:
             return later
-        return max(later, reset + timedelta(seconds=self.first_pause * (1 + _part(session_id))))
+        return max(later, reset + timedelta(seconds=self.first_pause * (2 + _part(session_id))))
 
 
 def goes_on(kind: FailureKind, tries: int) -> bool:

@@ -154,7 +154,7 @@ def test_reset_of_a_subscription_is_read(tmp_path: Path, name: str) -> None:
     assert reset_of(found, moment(found.at)) == expected[name]
     planned = Schedule().failure(found, session_id="s_1", tries=0).continues_at
     late = (moment(planned) - expected[name]).total_seconds()
-    assert FIRST_PAUSE <= late <= 2 * FIRST_PAUSE
+    assert 2 * FIRST_PAUSE <= late <= 3 * FIRST_PAUSE, "newer versions may go on before"
 
 
 @pytest.mark.parametrize(
