@@ -75,6 +75,21 @@ def test_trust_that_is_not_given_starts_nothing(
     assert len(worker.requests("POST", "/api/start")) == 1
 
 
+@pytest.mark.parametrize(("answer", "orders", "status"), [("y", 2, 0), ("n", 1, 5)])
+def test_a_session_at_work_is_ended_only_if_the_person_says_so(
+    worker: FakeWorker, terminal: Terminal, answer: str, orders: int, status: int
+) -> None:
+    worker.foreign = [task("sub-6f", "busy", supervised=False)]
+    child = terminal("adopt", "sub-6f")
+
+    child.expect(r"sub-6f is busy.*End it now\? \[y/N\]")
+    child.sendline(answer)
+
+    assert ending(child)[0] == status
+    asked = worker.requests("POST", "/api/adopt")
+    assert [order["now"] for order in asked] == [False, True][:orders]
+
+
 def test_progress_is_shown_live_and_a_dialog_is_left_to_the_person(
     worker: FakeWorker, terminal: Terminal
 ) -> None:
