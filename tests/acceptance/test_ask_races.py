@@ -28,7 +28,7 @@ from tests.support.world import World
 
 pytestmark = pytest.mark.acceptance
 
-FEW, MANY = 12, 100
+FEW, MANY = 8, 100
 SPREAD = 0.15  # seconds by which either side may come late
 YES, CLEAR = "1", "\x15"
 NO_REASON = "NO-FROM-AFAR"

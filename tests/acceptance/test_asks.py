@@ -158,6 +158,9 @@ def test_a_person_decides_from_afar_and_the_session_does_just_that(world: World)
     told(world, "STOP-4711")
     assert not exists(world, "halted")
 
+    world.await_state("backend", "idle")
+    plan_on(world)
+
 
 def try_to_allow(world: World, ask: Json, results: list[Json | ConflictError]) -> None:
     try:
@@ -166,12 +169,10 @@ def try_to_allow(world: World, ask: Json, results: list[Json | ConflictError]) -
         results.append(error)
 
 
-def test_a_plan_is_sent_back_and_approved_from_afar(world: World) -> None:
-    start(world, "backend")
+def plan_on(world: World) -> None:
+    """A plan is sent back, then approved from afar; another one at the terminal."""
     begin(world, ToolUse("EnterPlanMode", {}), PLAN, PLAN)
-
     ask = planned(world)
-    assert ask["kind"] == "plan"
     decide(world, ask, "answer", text="LACKS-TESTS")
     assert told(world, "LACKS-TESTS")
     decide(world, planned(world), "allow")
@@ -183,6 +184,7 @@ def test_a_plan_is_sent_back_and_approved_from_afar(world: World) -> None:
     ask = planned(world)
     at_terminal(world, ENTER)
     assert closed(world, ask) == ("allowed", "terminal")
+    world.await_state("backend", "idle")
 
 
 def planned(world: World) -> Json:
