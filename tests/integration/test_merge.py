@@ -304,6 +304,8 @@ async def test_merge_ff_of_the_person_is_honoured(desk: Desk, setting: str) -> N
     commit(desk.tree, "More", two_txt="2\n")
     if setting == "only":
         await refused(desk, RefusedError, "merge.ff=only", "--squash")
+        put(desk.tree, three_txt="3\n")
+        await refused(desk, RefusedError, "merge.ff=only", commit=True, message="Three")
     else:
         await desk.merge()
         assert (desk.main / "two.txt").exists()

@@ -167,9 +167,10 @@ async def _committed(job: Job, source: Source) -> Source:
 async def _rehearse(job: Job, source: Source, into: str) -> None:
     """Refuse what would be refused once everything is committed, before it is."""
     target = await find_target(job, into)
-    commit = await snapshot(job, source)
-    tree = await _merged_tree(job, replace(source, head=commit), target)
-    await check_way(job, target, tree)
+    everything = replace(source, head=await snapshot(job, source))
+    await check_way(job, target, await _merged_tree(job, everything, target))
+    if not job.squash:
+        await _can_forward(job, everything, target)
 
 
 def _notes(job: Job, source: Source) -> tuple[str, ...]:
