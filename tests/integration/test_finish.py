@@ -336,6 +336,19 @@ def test_squash_and_rm_need_no_force_and_a_squash_alone_can_be_removed_later(
     assert not finish.tree.exists()
 
 
+@pytest.mark.parametrize("how", [(), ("--squash",)], ids=str)
+def test_merge_and_rm_of_work_that_was_taken_back_keeps_its_commits(
+    finish: Finish, how: tuple[str, ...]
+) -> None:
+    finish.commit("One", one="1\n")
+    finish.git("revert", "--no-edit", "HEAD", at=finish.tree)
+    answer = finish.ask("merge", "backend", "--rm", *how)
+    assert answer.exit_code == 5
+    assert "Nothing to merge" in answer.stderr
+    assert "2 unmerged commits" in answer.stderr
+    assert finish.tree.exists()
+
+
 def test_rm_after_a_merge_needs_no_force_and_says_what_stays(finish: Finish) -> None:
     head = finish.commit("One", one="1\n")
     finish.asked("merge", "backend", "--squash")

@@ -42,9 +42,10 @@ async def merge_task(context: Context, request: Request) -> Response:
     summary = done.summary(task.name)
     removed = None
     if job.leaves:
+        saved = done.head if done.commits else None
         try:
             removed = await context.tasks.remove(
-                task, force=False, environ=job.environ, saved=done.head
+                task, force=False, environ=job.environ, saved=saved
             )
         except ClaudedoError as error:
             raise type(error)(f"{summary} But {task.name} was not removed: {error}") from error
