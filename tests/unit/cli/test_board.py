@@ -87,7 +87,8 @@ class Driver:
         """The same when they arrive together, as over a slow line."""
         for key in keys:
             self.app.post_message(Key(key, key if len(key) == 1 else None))
-        await self._pilot.pause(0.1)
+        await self.until(self.app._message_queue.empty, "keys are left")
+        await self._pilot.pause()
 
     async def resize(self, columns: int, lines: int) -> None:
         await self._pilot.resize_terminal(columns, lines)

@@ -78,7 +78,7 @@ def is_cooked(child: Any) -> bool:
 @pytest.mark.parametrize(
     ("leave", "status"),
     [
-        (lambda child: child.send("q"), 0),
+        (lambda child: child.send("q" + "jy" * 50), 0),
         (lambda child: child.send("\x03"), 130),
         (lambda child: child.send("s\x03"), 130),
         (lambda child: child.kill(signal.SIGTERM), 143),
@@ -129,6 +129,32 @@ def test_a_stop_gives_the_terminal_back_until_the_list_goes_on(
         child.expect("backend")
         child.send("q")
         assert ended(child)[0] == 0
+
+
+def test_the_editor_gets_the_terminal_for_commands_and_messages(
+    worker: FakeWorker, listing: Terminal
+) -> None:
+    worker.wait_in(ask("k_1", "npm test"))
+    with listing(EDITOR="sed -i s/test/run/", VISUAL="") as child:
+        child.expect("help")
+        child.send("e")
+        child.expect("Allow it changed like this")
+        child.send("y")
+        child.expect("was allowed through claudedo")
+        child.send("s")
+        child.expect("To backend:")
+        child.send("a test")
+        child.send("\x05")
+        child.expect_exact(OFF[0])
+        child.expect("a run")
+        child.send("\r")
+        child.expect("stored ✓")
+        child.send("q")
+        assert ended(child)[0] == 0
+    command = {"command": "npm run", "description": "what it does"}
+    assert worker.decided("k_1") == [{"decision": "allow", "input": command}]
+    (sent,) = worker.requests("POST", "/api/tasks/t_BACKEND/messages")
+    assert sent["body"] == "a run"
 
 
 @pytest.mark.parametrize(("environment", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])

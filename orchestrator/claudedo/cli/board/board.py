@@ -20,6 +20,7 @@ from claudedo.cli.board.dialogs import key_line
 from claudedo.cli.board.lines import Choices, Lines
 from claudedo.cli.board.picture import Json, Row, Situation
 from claudedo.cli.board.reading import AskReading, Reading, ask_keys, said_line
+from claudedo.cli.exits import Exit
 from claudedo.cli.render import Cell
 from claudedo.client import WorkerClient
 
@@ -235,7 +236,7 @@ class Listing(Screen[None]):
         self.desk.push_screen(Reading("Keys", [Cell(line) for line in HELP.split("\n")]))
 
     def action_leave(self) -> None:
-        self.desk.exit(0)
+        self.desk.leave(Exit.DONE)
 
     def _row(self) -> Row | None:
         return self.query_one("#main", Choices).row

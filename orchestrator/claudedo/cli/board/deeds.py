@@ -164,7 +164,8 @@ class Log(Reading):
         if self._next == 0:
             self._cells = []
         self._next = page["next"]
-        self._cells += [cell for said in page["lines"] for cell in _entry(said)]
+        said = [cell for one in page["lines"] for cell in _entry(one)]
+        self._cells = [*self._cells, *said]
         if self.is_attached:
             self.draw()
 

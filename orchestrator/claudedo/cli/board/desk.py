@@ -79,6 +79,7 @@ class Desk(App[int]):
         self._said_at = time.monotonic()
         self.following: tuple[str, str] | None = None  # a message that was sent, and to whom
         self.away = False
+        self._leaving = False
         self.watch_worker = Watch(client, lambda: self._hand_over(self._take_news))
 
     # Life
@@ -86,7 +87,7 @@ class Desk(App[int]):
     def on_mount(self) -> None:
         loop = asyncio.get_running_loop()
         for number, status in ENDINGS.items():
-            loop.add_signal_handler(number, self.exit, status)
+            loop.add_signal_handler(number, self.leave, status)
         self.app_resume_signal.subscribe(self, lambda _: self.action_redraw())
         self.watch_worker.start()
         self.set_interval(1.0, self.draw)
@@ -96,7 +97,12 @@ class Desk(App[int]):
 
     def action_interrupt(self) -> None:
         """Ctrl-C."""
-        self.exit(Exit.INTERRUPTED)
+        self.leave(Exit.INTERRUPTED)
+
+    def leave(self, status: int) -> None:
+        """End the list with this exit status."""
+        self._leaving = True
+        self.exit(status)
 
     def action_redraw(self) -> None:
         """Ctrl-L: other programs may have written over the list."""
@@ -193,6 +199,7 @@ class Desk(App[int]):
         Raises what went wrong where nothing was to go wrong, after the terminal is restored.
         """
         status = self.run(mouse=False)  # so that the terminal's own selecting and copying works
-        if self._exception is not None:
+        # Keys that come while it ends find no screen any more, and textual stumbles over that.
+        if self._exception is not None and not self._leaving:
             raise self._exception
         return Exit.DONE if status is None else status

@@ -25,6 +25,7 @@ _KIND_WIDTH = 10  # "permission"
 _AGE_WIDTH = 4
 _WHY_MIN, _WHY_GOOD = 12, 26
 _BRANCH_MIN = 10
+_GLANCE = 2000  # characters of an ask's body of which two lines are made
 _LEAST_COST = 0.005  # dollars; less is shown as nothing
 _NAME_MIN, _NAME_MAX = 8, 24
 
@@ -108,7 +109,7 @@ def details(row: Row | None, width: int) -> list[Text]:
     if row is None or row.key is None:
         return [_fitted(Text(), width)] * 2
     if row.ask is not None:
-        parts = [row.ask.get("agent") and f"agent {row.ask['agent']}", row.ask["body"]]
+        parts = [row.ask.get("agent") and f"agent {row.ask['agent']}", row.ask["body"][:_GLANCE]]
     else:
         parts = _task_details(row.task or {})
     text = " · ".join(render.line(str(part)) for part in parts if part)

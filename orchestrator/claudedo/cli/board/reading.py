@@ -42,7 +42,8 @@ class Reading(Screen[None]):
     def __init__(self, title: str, lines: Sequence[Cell] = (), *, at_end: bool = False) -> None:
         super().__init__()
         self._title = render.line(title)
-        self._cells: list[Cell] = list(lines)
+        self._cells: list[Cell] = list(lines)  # replaced, never changed
+        self._folded: tuple[int, list[Cell], list[Text]] = (0, [], [])
         self._at_end = at_end  # new lines keep the last one in sight
 
     @property
@@ -81,13 +82,21 @@ class Reading(Screen[None]):
             return
         main = self.query_one("#main", Lines)
         at_end = self._at_end and not main.below
-        main.show_lines([line for cell in self._cells for line in folded(cell, width)])
+        main.show_lines(self._lines(width))
         if at_end:
             main.scroll_to_line(-1)
         more = f"  ({main.below} more below)" if main.below else ""
         self.query_one("#top", Lines).show_lines([self.title_line(width, more)])
         self.query_one("#said", Lines).show_lines([said_line(self.desk)])
         self.query_one("#keys", Lines).show_lines([key_line(self.keys(), width)])
+
+    def _lines(self, width: int) -> list[Text]:
+        """The text in lines of this width; made once, because it may be long."""
+        made_for, cells, lines = self._folded
+        if made_for != width or cells is not self._cells:
+            lines = [line for cell in self._cells for line in folded(cell, width)]
+            self._folded = (width, self._cells, lines)
+        return lines
 
     def title_line(self, width: int, more: str) -> Text:
         """The first line of the screen."""
@@ -140,6 +149,7 @@ class AskReading(Reading):
         self._decisions = decisions
         self._attach_to = attach
         self._more: Json = ask  # with the session's last sentence, once it is there
+        self._body = ask_view.body(ask)
 
     def on_mount(self) -> None:
         self.draw()
@@ -154,12 +164,14 @@ class AskReading(Reading):
         if situation is not None and situation.ask(self.ask["id"]) is None:
             self._gone()
             return
-        self._cells = self._drawn()
+        cells = self._drawn()
+        if cells != self._cells:
+            self._cells = cells
         super().draw()
 
     def _drawn(self) -> list[Cell]:
         lines = [*ask_view.said(self._more), Cell("")] if self._more.get("said") else []
-        lines += [ask_view.title(self.ask), Cell(""), *ask_view.body(self.ask)]
+        lines += [ask_view.title(self.ask), Cell(""), *self._body]
         if held := ask_view.rule(self.ask):
             lines += [Cell(""), Cell(f"Y also allows from now on, in this session: {held}", "dim")]
         if others := self._decisions.others(self.ask):
