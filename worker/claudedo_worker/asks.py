@@ -157,7 +157,7 @@ class Asks:
         ask = await self._store.add_ask(await self._draft(key, call))
         for earlier in self._open(ask.agent or ""):
             if earlier.ask.opened_at < ask.opened_at:  # one after the other (13.11): that is over
-                earlier.passed_at = earlier.passed_at or self._clock()
+                self._pass(earlier)
         if ask.closed_at is not None and ask.decided_by is not DecidedBy.USER:
             return {}
         held = self._held.setdefault(ask.id, Held(ask, None))
@@ -190,7 +190,7 @@ class Asks:
         )
         if event in ("PostToolBatch", "Stop"):
             for held in self._open(agent):
-                held.passed_at = held.passed_at or self._clock()
+                self._pass(held)
 
     def cancelled(self, key: str) -> None:
         """The client gave up a held call: refused in its dialog, or cut off with the turn."""
@@ -200,13 +200,13 @@ class Asks:
 
     def still_held(self, keys: frozenset[str]) -> None:
         """A bridge is back and says which calls it holds; the others ended meanwhile."""
-        for held in self._held.values():
+        for held in self._open():
             if held.ask.call not in keys:
                 self._give_up(held)
 
     def bridge_came(self, name: str) -> None:
         """A bridge is there: what another one held is lost."""
-        for held in self._held.values():
+        for held in self._open():
             if not str(held.ask.call).startswith(f"{name}:"):
                 self._give_up(held)
 
@@ -222,7 +222,8 @@ class Asks:
         self._state = state
         for held in list(self._held.values()):
             self._note_terminal(held)
-            if held.is_over or self._clock() - held.read_at > READ_EVERY:
+            urgent = held.is_over and not held.closed.is_set()
+            if urgent or self._clock() - held.read_at > READ_EVERY:
                 await self._judge(held)
 
     async def deny_all(self, reason: str) -> None:
@@ -265,7 +266,7 @@ class Asks:
             held = self._held.get(ask_id)
             if held is None or held.ruling is not None:
                 return None
-            if held.answer is not None or held.is_over:
+            if held.answer is not None or held.is_over or held.closed.is_set():
                 return held
             if self._clock() >= until:
                 raise ConflictError(
@@ -320,25 +321,36 @@ class Asks:
             return
         if self._state is SessionState.WAITING:
             held.shown, held.left_at = True, None
-        elif held.shown:
+        elif held.shown and self._state is SessionState.BUSY:
             held.left_at = held.left_at or self._clock()
+        elif held.shown and held.ruling is None:
+            self._give_up(held)  # the turn is over: its lines say what became of the call, or none
 
     async def _judge(self, held: Held) -> None:
         async with self._closing:
-            if not held.closed.is_set():
-                held.read_at = self._clock()
-                verdict = await asyncio.to_thread(held.verdict)
-                await (self._prove(held, verdict) if held.ruling else self._notice(held, verdict))
+            if held.ask.id not in self._held:
+                return
+            held.read_at = self._clock()
+            verdict = await asyncio.to_thread(held.verdict)
+            if held.ruling is not None:
+                await self._prove(held, verdict)
+            elif not held.closed.is_set():
+                await self._notice(held, verdict)
+            elif verdict.hook or verdict.result:  # what was taken for a yes can be seen now
+                await self._correct(held, _outcome(held.ask, verdict))
+                self._forget(held)
 
     async def _notice(self, held: Held, verdict: Verdict) -> None:
         """Close an open ask if it was decided in the session, or nobody can decide it any more."""
         if verdict.hook or verdict.result:
             await self._finish(held, _outcome(held.ask, verdict), DecidedBy.TERMINAL)
+        elif self._since(held.passed_at) > LEFT:
+            await self._close(held, _outcome(held.ask, Verdict()), DecidedBy.TERMINAL)
         elif held.given_up_at is not None:
             if self._since(held.given_up_at) > GIVEN_UP:
                 await self._finish(held, AskOutcome.GONE, DecidedBy.SESSION)
-        elif self._since(held.left_at) > LEFT or self._since(held.passed_at) > LEFT:
-            await self._finish(held, _outcome(held.ask, Verdict()), DecidedBy.TERMINAL)
+        elif self._since(held.left_at) > LEFT:
+            await self._close(held, _outcome(held.ask, Verdict()), DecidedBy.TERMINAL)
 
     async def _prove(self, held: Held, verdict: Verdict) -> None:
         """Compare a decision made here with what the session shows of it."""
@@ -355,9 +367,14 @@ class Asks:
         elif held.verdicts is None:
             self._forget(held)  # no way to tell; the answer was the first that we know of
 
-    async def _finish(self, held: Held, outcome: AskOutcome, decided_by: DecidedBy) -> None:
+    async def _close(self, held: Held, outcome: AskOutcome, decided_by: DecidedBy) -> None:
+        """Close an ask; if its call is known its transcript may still say otherwise."""
         held.ask, _ = await self._store.close_ask(held.ask.id, outcome, decided_by)
         held.hand_over({})
+        held.closed.set()
+
+    async def _finish(self, held: Held, outcome: AskOutcome, decided_by: DecidedBy) -> None:
+        await self._close(held, outcome, decided_by)
         self._forget(held)
 
     async def _correct(
@@ -374,6 +391,10 @@ class Asks:
     def _since(self, moment: float | None) -> float:
         return 0.0 if moment is None else self._clock() - moment
 
+    def _pass(self, held: Held) -> None:
+        if held.given_up_at is None:
+            held.passed_at = held.passed_at or self._clock()
+
     def _give_up(self, held: Held) -> None:
         held.given_up_at = held.given_up_at or self._clock()
 
@@ -382,7 +403,7 @@ class Asks:
         return [
             held
             for held in self._held.values()
-            if held.ruling is None and agent in (None, held.agent)
+            if held.ruling is None and not held.closed.is_set() and agent in (None, held.agent)
         ]
 
     # Reading a call

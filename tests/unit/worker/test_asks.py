@@ -205,6 +205,29 @@ async def test_a_yes_at_the_terminal_closes_the_ask_once_its_dialog_is_gone(stag
         await stage.asks.decide(ask, ALLOW)
 
 
+async def test_a_no_that_shows_late_corrects_what_was_taken_for_a_yes(stage: Stage) -> None:
+    _, ask = await stage.ask()
+    await stage.step()
+    await stage.step(state=BUSY)
+    await stage.step(2, state=BUSY)
+    assert await stage.fate(ask) == (AskOutcome.ALLOWED, TERMINAL)
+
+    stage.rejected()
+    await stage.step(60, state=BUSY)
+
+    assert await stage.fate(ask) == (AskOutcome.DENIED, TERMINAL)
+
+
+async def test_a_turn_that_is_over_without_a_word_of_its_ask_left_it(stage: Stage) -> None:
+    _, ask = await stage.ask()
+    await stage.step()
+    await stage.step(state=SessionState.IDLE)
+    await stage.step(1, state=SessionState.IDLE)
+    assert await stage.fate(ask) == (None, None)
+    await stage.step(1, state=SessionState.IDLE)
+    assert await stage.fate(ask) == (AskOutcome.GONE, SESSION)
+
+
 async def test_a_dialog_that_is_not_drawn_yet_is_not_taken_for_answered(stage: Stage) -> None:
     _, ask = await stage.ask()
     await stage.step(60, state=BUSY)
@@ -496,6 +519,19 @@ async def test_a_call_that_the_bridge_does_not_hold_any_more_is_gone(stage: Stag
 
     assert await stage.fate(one) == (AskOutcome.GONE, SESSION)
     assert await stage.fate(two) == (None, None)
+
+
+async def test_what_was_allowed_and_runs_on_stays_allowed_over_a_restart(stage: Stage) -> None:
+    held, ask = await stage.ask()
+    await stage.asks.decide(ask, ALLOW)
+    await out(held)
+    await stage.restart()
+
+    stage.asks.still_held(frozenset())
+    await stage.step(state=BUSY)
+    await stage.step(60, state=BUSY)
+
+    assert await stage.fate(ask) == (AskOutcome.ALLOWED, USER)
 
 
 async def test_another_bridge_knows_nothing_of_the_calls_of_the_one_before(stage: Stage) -> None:
