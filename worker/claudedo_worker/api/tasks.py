@@ -107,7 +107,8 @@ async def restart_task(context: Context, request: Request) -> Response:
 async def remove_task(context: Context, request: Request) -> Response:
     """Remove a task with its worktree and branch."""
     force = request.query_params.get("force") == "true"
-    env = environment(body_of(request)) if request.state.body else None  # a page has none
+    data = body_of(request) if request.state.body else {}
+    env = environment(data) if "env" in data else None  # a page has none
     task = await task_of(context, request)
     summary = await context.tasks.remove(task, force=force, environ=env)
     return JSONResponse({"summary": summary})
