@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -21,14 +22,15 @@ BAD_KEY = Error(401, "authentication_error", "invalid x-api-key")
 class Gate:
     """A model that refuses until it is opened."""
 
-    def __init__(self, refusal: Error) -> None:
-        self.refusal: Error | None = refusal
+    def __init__(self, refuse: Callable[[], Error]) -> None:
+        self.refuse = refuse
+        self.opened = False
 
     def __call__(self, request: ModelRequest) -> Answer:
-        return self.refusal or Text(f"done after {len(request.body['messages'])}")
+        return Text("done") if self.opened else self.refuse()
 
     def open(self) -> None:
-        self.refusal = None
+        self.opened = True
 
 
 def weekly(seconds: int) -> Error:
@@ -80,10 +82,10 @@ def test_what_the_api_refused_goes_on_when_that_can_help_and_is_shown_meanwhile(
 ) -> None:
     world = quick
     gates = {
-        "limited": Gate(LIMITED),
-        "loaded": Gate(OVERLOADED),
-        "keyless": Gate(BAD_KEY),
-        "mailed": Gate(LIMITED),
+        "limited": Gate(lambda: LIMITED),
+        "loaded": Gate(lambda: OVERLOADED),
+        "keyless": Gate(lambda: BAD_KEY),
+        "mailed": Gate(lambda: LIMITED),
     }
     for task, gate in gates.items():
         world.model.script(f"PROMPT-{task}", gate)
@@ -134,7 +136,7 @@ def waits_for_a_person(world: World, task: str, gate: Gate) -> None:
 
 
 def forgets_with_its_conversation(world: World, task: str, gate: Gate) -> None:
-    gate.refusal = BAD_KEY
+    gate.opened = False
     world.send(task, "once more")
     failure(world, task, kind="authentication")
     world.type(task, "/clear")
@@ -145,7 +147,7 @@ def test_limit_of_a_subscription_is_waited_for_and_its_question_is_closed(quick:
     world = quick
     world.environment.pop("ANTHROPIC_API_KEY")
     world.environment["CLAUDE_CODE_OAUTH_TOKEN"] = "sk-ant-oat01-scripted-no-real-token"
-    gate = Gate(weekly(4))
+    gate = Gate(lambda: weekly(4))
     world.model.script("PROMPT-plan", gate)
     world.start("plan=PROMPT-plan")
     assert "weekly limit" in failure(world, "plan", kind="rate_limit")["text"]

@@ -34,6 +34,9 @@ SPACING = 3.0
 FARTHEST_RESET = timedelta(days=8)
 """A reset that is farther away was misread: the longest limit is a weekly one."""
 
+SKEW = timedelta(minutes=10)
+"""A reset that lies no farther back has just been, by a clock that differs; not tomorrow again."""
+
 LONGEST_TEXT = 300
 
 _KINDS = {
@@ -149,7 +152,7 @@ def reset_of(refusal: Refusal, at: datetime) -> datetime | None:
     else:
         found = _RESETS.search(refusal.text)
         reset = _read(found, at) if found else None
-    if reset is None or not at - timedelta(minutes=2) <= reset <= at + FARTHEST_RESET:
+    if reset is None or not at - SKEW <= reset <= at + FARTHEST_RESET:
         return None
     return reset
 
@@ -174,7 +177,7 @@ def _read(found: re.Match[str], at: datetime) -> datetime | None:
             named = named.replace(year=year, month=day.month, day=day.day)
             if not found["year"] and named < here - timedelta(days=180):
                 named = named.replace(year=year + 1)
-        elif named < here - timedelta(minutes=1):
+        elif named < here - SKEW:
             # In the zone's own days, which are not all of 24 hours.
             named += timedelta(days=1)
     except (ValueError, KeyError, OSError):  # no such day, no such zone

@@ -165,6 +165,8 @@ def test_reset_of_a_subscription_is_read(tmp_path: Path, name: str) -> None:
         ("resets 12am (UTC)", datetime(2026, 11, 22, 0, 0, tzinfo=UTC)),
         ("resets 12:05pm (UTC)", datetime(2026, 11, 21, 12, 5, tzinfo=UTC)),
         ("resets 12pm (UTC)", NOON),
+        ("resets 11:51am (UTC)", datetime(2026, 11, 21, 11, 51, tzinfo=UTC)),
+        ("resets 11:49am (UTC)", datetime(2026, 11, 22, 11, 49, tzinfo=UTC)),
         ("resets 11am (UTC)", datetime(2026, 11, 22, 11, 0, tzinfo=UTC)),
         ("resets 3pm (Europe/Berlin)", datetime(2026, 11, 21, 14, 0, tzinfo=UTC)),
         ("resets 9\u202fpm (America/New_York)", datetime(2026, 11, 22, 2, 0, tzinfo=UTC)),
