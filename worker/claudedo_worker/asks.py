@@ -32,9 +32,11 @@ log = logging.getLogger(__name__)
 HELD_PATIENCE = 10.0
 """Seconds that a decision waits for a bridge which sends its held call to a new worker again."""
 
-PROOF_PATIENCE = {AskOutcome.ALLOWED: 1.0, AskOutcome.ANSWERED: 3.0, AskOutcome.DENIED: 3.0}
-"""Seconds to wait for the line that shows who decided (measured: up to 0.6). What was allowed may
-run for long, and its line comes only after that."""
+PROOF_PATIENCE = 6.0
+"""Seconds to wait for the line that shows who decided (measured: up to 0.6)."""
+
+RUNS = 1.0
+"""Seconds after which what was allowed is taken to run: its line comes only when it has ended."""
 
 LEFT = 1.0
 """Seconds after a dialog's end within which a refusal there is on disk; else it was a yes."""
@@ -296,13 +298,25 @@ class Asks:
         and what they allowed is still running.
         """
         assert held.ruling is not None
-        until = self._clock() + PROOF_PATIENCE[held.ruling.outcome]
-        while not held.closed.is_set() and self._clock() < until:
+        began = self._clock()
+        while not held.closed.is_set() and self._since(began) < PROOF_PATIENCE:
+            if self._since(began) > RUNS and self._runs(held):
+                return
             await self._judge(held)
             await asyncio.sleep(GLANCE)
         refused = held.ruling.outcome is AskOutcome.DENIED and held.is_provable
         if not held.closed.is_set() and refused and self._state is SessionState.BUSY:
             await self._correct(held, _outcome(held.ask, Verdict()))
+
+    def _runs(self, held: Held) -> bool:
+        """True if what was allowed here seems to run: nobody refused it in the dialog.
+
+        That would have ended the turn (28.5); but the session works on, or asks the next thing.
+        """
+        assert held.ruling is not None
+        next_one = any(o.ask.opened_at > held.ask.opened_at for o in self._open(held.agent))
+        works = self._state is SessionState.BUSY or next_one
+        return works and held.given_up_at is None and held.ruling.outcome is AskOutcome.ALLOWED
 
     async def _over(self, held: Held | None) -> None:
         if held is not None:

@@ -163,13 +163,47 @@ async def test_what_does_not_fit_the_ask_leaves_it_open(stage: Stage) -> None:
 
 async def test_what_was_allowed_and_runs_on_is_answered_within_a_second(stage: Stage) -> None:
     held, ask = await stage.ask()
+    await stage.step()
     before = time.monotonic()
 
-    decided = await stage.asks.decide(ask, ALLOW)
-
-    assert decided.decided_by is USER
-    assert time.monotonic() - before < 3
+    deciding = asyncio.create_task(stage.asks.decide(ask, ALLOW))
     assert behavior(await out(held)) == "allow"
+    await stage.asks.step(BUSY)
+
+    assert (await deciding).decided_by is USER
+    assert time.monotonic() - before < 3
+
+
+async def test_while_the_dialog_is_open_nobody_is_told_that_it_was_allowed(stage: Stage) -> None:
+    held, ask = await stage.ask()
+    await stage.step()
+    deciding = asyncio.create_task(stage.asks.decide(ask, ALLOW))
+    await out(held)
+
+    for state in (WAITING, SessionState.IDLE):
+        await stage.step(1.5, state=state)
+        await asyncio.sleep(0.1)
+        assert not deciding.done()
+    stage.rejected()
+
+    with pytest.raises(ConflictError, match="denied in its terminal"):
+        await deciding
+
+
+async def test_a_cancelled_call_that_was_allowed_here_is_waited_for(stage: Stage) -> None:
+    held, ask = await stage.ask()
+    await stage.step(state=BUSY)
+    deciding = asyncio.create_task(stage.asks.decide(ask, ALLOW))
+    await out(held)
+    stage.asks.cancelled("b:t1")
+
+    await stage.step(1.2, state=BUSY)
+    await asyncio.sleep(0.1)
+    assert not deciding.done()
+    stage.rejected()
+
+    with pytest.raises(ConflictError, match="denied in its terminal"):
+        await deciding
 
 
 async def test_a_decision_about_a_call_that_nobody_holds_is_refused_and_nothing_stored(
@@ -344,7 +378,7 @@ async def test_an_edit_that_came_too_late_is_a_conflict_though_both_said_yes(sta
 async def test_a_no_that_shows_nowhere_came_too_late_until_its_line_says_otherwise(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(asks_module.PROOF_PATIENCE, AskOutcome.DENIED, 0.1)
+    monkeypatch.setattr(asks_module, "PROOF_PATIENCE", 0.2)
     _, ask = await stage.ask()
     await stage.step()
 
@@ -523,6 +557,7 @@ async def test_a_call_that_the_bridge_does_not_hold_any_more_is_gone(stage: Stag
 
 async def test_what_was_allowed_and_runs_on_stays_allowed_over_a_restart(stage: Stage) -> None:
     held, ask = await stage.ask()
+    await stage.asks.step(BUSY)
     await stage.asks.decide(ask, ALLOW)
     await out(held)
     await stage.restart()
