@@ -222,6 +222,22 @@ async def test_a_missing_git_is_named(main: Path, monkeypatch: pytest.MonkeyPatc
         await discover(main)
 
 
+async def test_a_worktree_that_another_git_is_just_making_is_waited_for(main: Path) -> None:
+    half = main / ".git" / "worktrees" / "half"
+    half.mkdir(parents=True)
+    (half / "gitdir").write_text(f"{main.parent}/half/.git\n")
+    (half / "HEAD").write_text("ref: refs/heads/half\n")
+    (half / "commondir").touch()  # git reads it as "failed to read …: Success"
+
+    async def finish() -> None:
+        await asyncio.sleep(0.3)
+        (half / "commondir").write_text("../..\n")
+
+    listed, _ = await asyncio.gather(git_program.checkouts(main), finish())
+
+    assert [checkout.path for checkout in listed] == [main, main.parent / "half"]
+
+
 async def test_variables_of_another_repository_mislead_nobody(
     main: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -483,7 +499,7 @@ async def test_a_lock_of_another_git_is_waited_for(main: Path) -> None:
 
 
 async def test_a_lock_that_stays_is_named(main: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(git_program, "_LOCK_PATIENCE", 0.2)
+    monkeypatch.setattr(git_program, "_BUSY_PATIENCE", 0.2)
     lock = main / ".git/refs/heads/claudedo/backend.lock"
     lock.parent.mkdir()
     lock.touch()

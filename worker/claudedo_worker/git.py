@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 READ_LIMIT = 60.0  # seconds; a status of a very large checkout on a slow disk
 WRITE_LIMIT = 1800.0  # seconds; a checkout runs the user's filters and hooks
-_LOCK_PATIENCE = 15.0  # seconds to wait for somebody else's *.lock
+_BUSY_PATIENCE = 15.0  # seconds to wait for another git
 _END_PATIENCE = 5.0  # seconds between the polite and the firm signal
 _STDERR_KEPT = 16 * 1024  # bytes
 
@@ -49,7 +49,8 @@ _REPOSITORY_VARIABLES = {
     "GIT_SHALLOW_FILE",
     "GIT_WORK_TREE",
 }
-_LOCKED = re.compile(r"\.lock': File exists")
+# Somebody else's lock, or a worktree that another git is just making: over in a moment.
+_BUSY = re.compile(r"\.lock': File exists|failed to read \S*worktrees/\S+/(?:commondir|gitdir)")
 
 
 class GitError(ClaudedoError):
@@ -215,7 +216,8 @@ async def read(
     `GitError` for an exit status not in `accept`, `TimedOutError` after `limit` seconds.
     """
     variables = environment(os.environ) if environ is None else environ
-    answer = await _run(directory, arguments, limit, {**variables, "GIT_OPTIONAL_LOCKS": "0"})
+    variables = {**variables, "GIT_OPTIONAL_LOCKS": "0"}
+    answer = await _settled(directory, arguments, limit, variables, accept)
     return _checked(answer, directory, arguments, accept)
 
 
@@ -227,18 +229,30 @@ async def write(
 ) -> Answer:
     """Run `git ARGUMENTS`, which changes something, in `directory`; `environ` as for `read`.
 
-    Waits and tries again, for at most 15 seconds, while another git holds a lock. Raises
+    Waits and tries again, for at most 15 seconds, while another git is in the way. Raises
     `GitError` if it fails, `TimedOutError` after `limit` seconds (git is ended, and cleans up).
     """
     variables = environment(os.environ) if environ is None else environ
+    answer = await _settled(directory, arguments, limit, variables, (0,))
+    return _checked(answer, directory, arguments, (0,))
+
+
+async def _settled(
+    directory: Path,
+    arguments: tuple[str, ...],
+    limit: float,
+    variables: Mapping[str, str],
+    accept: tuple[int, ...],
+) -> Answer:
+    """What git says once no other git is in its way, or after `_BUSY_PATIENCE` all the same."""
     loop = asyncio.get_running_loop()
-    patience = loop.time() + _LOCK_PATIENCE
+    patience = loop.time() + _BUSY_PATIENCE
     pause = 0.05
     while True:
         answer = await _run(directory, arguments, limit, variables)
-        if not answer.status or not _LOCKED.search(answer.err) or loop.time() > patience:
-            return _checked(answer, directory, arguments, (0,))
-        log.info("git waits for a lock", extra={"action": "git_locked", "stderr": answer.err})
+        if answer.status in accept or not _BUSY.search(answer.err) or loop.time() > patience:
+            return answer
+        log.info("git waits for another", extra={"action": "git_busy", "stderr": answer.err})
         await asyncio.sleep(pause)
         pause = min(2 * pause, 1.0)
 
