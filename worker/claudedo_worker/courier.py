@@ -387,7 +387,10 @@ class Courier:
             return Errand(mail=tuple(fresh))
         if not self.goes_on():
             return None
-        return Errand(mail=tuple(mail or await self._held()), held=not mail, retry=True)
+        held = [] if mail else await self._held()
+        if not self.goes_on():  # another session went on meanwhile
+            return None
+        return Errand(mail=tuple(mail or held), held=not mail, retry=True)
 
     async def _held(self) -> list[Message]:
         """What is in the context and was not answered: as many as one line names."""
@@ -407,9 +410,13 @@ class Courier:
             )
         self.session = await self._store.change_session(self.session, failure=failure)
 
+    def _take_turn(self, errand: Errand) -> None:
+        """Hold back the other sessions, before anything is waited for: they ask meanwhile."""
+        if errand.retry:
+            self._schedule.take()
+
     async def _count_retry(self, errand: Errand) -> None:
         if errand.retry and self.session.failure is not None:
-            self._schedule.take()
             failure = replace(self.session.failure, tries=self.session.failure.tries + 1)
             self.session = await self._store.change_session(self.session, failure=failure)
             await self._tell_failure()
@@ -421,6 +428,7 @@ class Courier:
 
     async def _push(self, errand: Errand) -> None:
         """Push the first message's body, or a reminder if it has that or it would be altered."""
+        self._take_turn(errand)
         first = errand.mail[0] if errand.mail else None
         whole = first is not None and not errand.held and envelope.fitting([first])
         if first is not None and whole and envelope.passes_unchanged(first.body):
@@ -437,6 +445,7 @@ class Courier:
 
     async def _wake(self, errand: Errand) -> None:
         """Start a turn with a reminder; the turn's first hook hands over the bodies."""
+        self._take_turn(errand)
         attempt = await self._remind(Transport.WAITER, errand.mail)
         woken = await self._links.wake(self._reminder(attempt, errand))
         await self._nudged(attempt, errand, woken)
@@ -448,6 +457,7 @@ class Courier:
             errand = await self._due()
             if errand is None or self._idle_since is None:
                 return
+            self._take_turn(errand)
             attempt = await self._remind(Transport.TYPED, errand.mail)
             text = self._reminder(attempt, errand)
         typed = await self._links.type(text)

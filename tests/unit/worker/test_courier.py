@@ -576,6 +576,26 @@ async def test_two_sessions_that_are_due_at_once_go_on_one_after_the_other(
     assert len(room.links.pushed) == 1
 
 
+@pytest.mark.parametrize("way", ["pushed", "woken", "typed"])
+async def test_of_two_sessions_that_are_looked_at_at_once_one_goes_on(
+    room: Mailroom, tmp_path: Path, way: str
+) -> None:
+    (tmp_path / "other").mkdir()
+    other = await Mailroom(tmp_path / "other").open()
+    other.schedule = room.schedule
+    await other.new_worker()
+    for each in (room, other):
+        each.links.pushable, each.links.wakeable = way == "pushed", way == "woken"
+        await refuse(each)
+    room.slept += 3600
+
+    await asyncio.gather(room.step(WAITER_DUE), other.step(WAITER_DUE))
+
+    went_on = [*getattr(room.links, way), *getattr(other.links, way)]
+    await other.close()
+    assert len(went_on) == 1
+
+
 async def test_failure_is_forgotten_with_its_conversation(room: Mailroom) -> None:
     await refuse(room)
     await room.courier.move(await room.load("c2"))
