@@ -29,7 +29,7 @@ class FakeSession:
         self.came = 0
         self.listed = 0
         self.hooks: list[tuple[str, dict[str, Any]]] = []
-        self.refuses = False
+        self.refuses: Exception | None = None
         self.holds = asyncio.Event()
         self.let_go = 0
         self.cancelled: list[str] = []
@@ -72,7 +72,7 @@ class FakeSession:
                 raise
             return {"held": key}
         if self.refuses:
-            raise ConflictError("a message of this attempt is on its way already")
+            raise self.refuses
         return {"heard": event}
 
     async def session_started(self, payload: dict[str, Any]) -> dict[str, Any]:
@@ -257,12 +257,36 @@ async def test_a_bridge_that_leaves_while_a_hook_is_held_is_let_go(link: Link) -
     await link.welcomed(name="b1")  # and another one is served
 
 
-async def test_a_hook_that_cannot_be_answered_says_nothing(link: Link) -> None:
-    link.session.refuses = True
+@pytest.mark.parametrize(
+    "why",
+    [
+        ConflictError("a message of this attempt is on its way already"),
+        OSError("File name too long"),
+        RecursionError("maximum recursion depth exceeded"),
+    ],
+)
+async def test_a_hook_that_cannot_be_answered_says_nothing_and_its_bridge_stays(
+    link: Link, why: Exception
+) -> None:
+    link.session.refuses = why
     peer = await link.welcomed()
     await peer.say({"hook": {"id": 7, "event": "PostToolBatch", "input": {"agent_id": ""}}})
     assert await peer.hear() == {"hook": {"id": 7, "output": {}}}
     assert link.session.hooks == [("PostToolBatch", {"agent_id": ""})]
+
+    link.session.refuses = None
+    await peer.say({"hook": {"id": 8, "event": "Stop", "input": {}}})
+    assert await peer.hear() == {"hook": {"id": 8, "output": {"heard": "Stop"}}}
+
+
+async def test_calls_of_bridges_without_a_name_are_not_mixed_up(link: Link) -> None:
+    link.session.holds.set()
+    keys = set()
+    for _ in range(2):
+        peer = await link.welcomed()
+        await peer.say({"hook": {"id": 1, "event": "PermissionRequest", "input": {}}})
+        keys.add((await peer.hear() or {})["hook"]["output"]["held"])
+    assert len(keys) == 2
 
 
 async def test_a_session_start_hook_is_answered_and_let_go(link: Link) -> None:

@@ -13,6 +13,7 @@ import itertools
 import json
 import logging
 import os
+import uuid
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -148,7 +149,8 @@ class SessionServer:
         payload = hello.get("payload") or {}
         match hello["kind"]:
             case "bridge":
-                await Bridge(line, str(hello.get("name"))).serve(session)
+                # A bridge of an older claudedo has no name, and numbers its calls like any other.
+                await Bridge(line, str(hello.get("name") or uuid.uuid4())).serve(session)
             case "hook":
                 await line.send({"output": await session.session_started(payload)})
             case "waiter":
@@ -297,8 +299,9 @@ class Bridge:
         try:
             event, call = str(hook.get("event")), hook.get("input") or {}
             output = await session.hook(event, call, self._key(hook.get("id")))
-        except ClaudedoError:
-            # A tool call must not wait or fail because of us; the message stays where it is.
+        except Exception:
+            # A tool call must not wait or fail because of us; the message stays where it is. Nor
+            # may the connection end: the bridge would send a held call again, time after time.
             log.exception("a hook could not be answered", extra={"action": "hook_failed"})
         await self._line.send({"hook": {"id": hook.get("id"), "output": output}})
 
