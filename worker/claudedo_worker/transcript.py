@@ -207,8 +207,9 @@ class Transcript:
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
         value = json.loads(line)
-    except ValueError:
-        # A torn line after a crash of the CLI: it proves nothing, and the next line is whole.
+    except (ValueError, RecursionError):
+        # A torn line after a crash of the CLI, or one that nests without measure (a tool's result):
+        # it proves nothing, and the next line is whole.
         return None
     return value if isinstance(value, dict) else None
 

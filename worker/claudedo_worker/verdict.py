@@ -143,7 +143,7 @@ def _exact(given: Any) -> str:
 def _object(line: bytes) -> dict[str, Any]:
     try:
         value = json.loads(line)
-    except ValueError:  # half a line, where the reading began
+    except (ValueError, RecursionError):  # half a line, where the reading began, or nested too deep
         return {}
     return value if isinstance(value, dict) else {}
 

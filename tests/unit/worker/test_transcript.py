@@ -50,6 +50,15 @@ def test_line_that_is_half_written_is_read_once_it_is_whole(lines: Lines) -> Non
     assert seen == [Context(uuid="u", kind="prompt", text="é")]
 
 
+def test_line_that_nests_too_deep_hides_no_other(lines: Lines) -> None:
+    lines.prompt("before")
+    with lines.path.open("a") as file:
+        deep = '{"x":' * 100_000 + "1" + "}" * 100_000
+        file.write(f'{{"type":"user","uuid":"d","toolUseResult":{deep}}}\n')
+    lines.prompt("after")
+    assert kinds(lines) == ["prompt", "prompt"]
+
+
 def test_file_that_is_not_there_yet_has_no_facts(tmp_path: Path) -> None:
     transcript = Transcript(tmp_path / "later.jsonl")
     assert transcript.read() == []
