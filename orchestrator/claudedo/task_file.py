@@ -32,6 +32,12 @@ ONE_SHOT = ("needs", "check", "timeout", "budget", "retries", "priority")
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
+# A key `a.a.a…` of 32,000 parts keeps tomllib busy for 42 seconds, one of 130,000 for an hour.
+# Everything here is bounded or possessive, so that the search itself takes no time to speak of.
+_LONG_KEY = re.compile(
+    r"""(?<![\w-])(?:(?:[\w-]++|"(?:[^"\\\n]|\\.){0,99}+"|'[^'\n]{0,99}+')[ \t]*+\.[ \t]*+){100}"""
+)
+
 # What steers claude, claudedo, git or the network, or has programs load code. Compared in capitals.
 _STEERING_PREFIXES = (
     *("ANTHROPIC_", "AWS_", "AZURE_", "BASH_", "BUN_", "CLAUDE", "DISABLE_", "DYLD_", "GCLOUD_"),
@@ -274,6 +280,8 @@ def _read(path: Path) -> str:
 
 
 def _decoded(text: str, as_json: bool) -> dict[str, Any]:
+    if not as_json and _LONG_KEY.search(text):
+        raise UsageError("it is no TOML of tasks: a key has more than 100 parts.")
     try:
         data = json.loads(text) if as_json else tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError

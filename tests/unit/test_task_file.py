@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,30 @@ def test_a_file_that_is_wrong_as_a_whole_is_refused(text: str, sentence: str) ->
     with pytest.raises(UsageError) as refused:
         task_file.parse(text)
     assert sentence in str(refused.value)
+
+
+CHAINS = {
+    "bare": "a." * 65_000 + "a = 1",
+    "quoted": '\'a\'."\\"" . ' * 20_000 + "a = 1",
+    "header": "[" + "a." * 65_000 + "a]",
+    "inside": "[tasks.api]\nenv = {" + "a." * 65_000 + "a = '1'}",
+    "never closed": "a = '" + '"\\"' * 65_000,
+    "broken": ("a." * 99 + " ") * 1_300,
+}
+
+
+@pytest.mark.parametrize("text", CHAINS.values(), ids=CHAINS)
+def test_no_file_keeps_its_reader_busy(text: str) -> None:
+    """A key of 32,000 parts took the parser of the standard library 42 seconds."""
+    began = time.process_time()
+    with pytest.raises(UsageError, match="it is no TOML"):
+        task_file.parse(text)
+    assert time.process_time() - began < 5
+
+
+def test_dots_in_a_prompt_are_no_key() -> None:
+    words = "a.b " * 500 + "." * 500 + "see docs. Then go. " * 100
+    assert task_file.parse(f"[tasks.api]\nprompt = '{words}'")["api"].prompt == words
 
 
 VALUES: dict[str, list[Any]] = {
