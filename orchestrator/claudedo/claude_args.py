@@ -7,12 +7,17 @@ Standard library only; reads the files that merged flags name, and starts nothin
 from __future__ import annotations
 
 import json
+import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from claudedo.errors import UsageError
+
+MAX_BYTES = 1 << 20
+"""The largest file that an argument can name; a session could not use more of it either."""
 
 MERGED = ("--settings", "--mcp-config", "--append-system-prompt", "--append-system-prompt-file")
 """What reaches the session joined with claudedo's own (cli contract)."""
@@ -200,15 +205,26 @@ def content(value: str, folder: Path, flag: str) -> dict[str, Any]:
     return decoded(text, flag)
 
 
-def read_text(path: Path) -> str:
-    """The text of a file that an argument names. Raises `UsageError`."""
+def read_text(path: Path, limit: int = MAX_BYTES) -> str:
+    """The text of a regular file of at most `limit` bytes, which an argument names.
+
+    A pipe or a device is never waited for. Raises `UsageError` naming the file.
+    """
     try:
-        return path.read_text()
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise UsageError(f"{path} is no file: a pipe or a device cannot be used.")
+            content = file.read(limit + 1)
     except (OSError, ValueError) as error:
-        if isinstance(error, UnicodeDecodeError):
-            raise UsageError(f"{path} is not UTF-8 text.") from error
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UsageError(f"{str(path)!r} cannot be read: {reason}.") from error
+    if len(content) > limit:
+        raise UsageError(f"{path} is larger than {limit // 1024} KiB.")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text (at byte {error.start}).") from error
 
 
 def _is_option(word: str) -> bool:

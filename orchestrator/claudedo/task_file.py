@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import stat
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -97,8 +96,9 @@ def find(root: Path, below: Path = Path()) -> Path | None:
 
 def load(path: Path) -> dict[str, Section]:
     """The sections of a task file by the tasks' names. Raises `UsageError` naming the file."""
+    text = claude_args.read_text(path, MAX_BYTES)
     try:
-        return parse(_read(path), as_json=path.suffix == ".json")
+        return parse(text, as_json=path.suffix == ".json")
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
 
@@ -258,25 +258,7 @@ _KEYS: Mapping[str, Callable[[Any], Any]] = {
 }
 
 
-# Files
-
-
-def _read(path: Path) -> str:
-    """The text of a regular file of bounded size: a pipe or a device is never waited for."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise UsageError("it is no file.")
-            content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise UsageError(f"it cannot be read: {error.strerror}.") from error
-    if len(content) > MAX_BYTES:
-        raise UsageError(f"it is larger than {MAX_BYTES // 1024} KiB.")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"it is not UTF-8 text (at byte {error.start}).") from error
+# The whole
 
 
 def _decoded(text: str, as_json: bool) -> dict[str, Any]:

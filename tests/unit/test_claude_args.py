@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,18 @@ def test_a_file_names_no_file_outside_its_repository(tmp_path: Path, flag: str, 
     (root / "loop").symlink_to("loop")
     with pytest.raises(UsageError, match=r"leads|cannot be read"):
         claude_args.settled([flag, way], root, root)
+
+
+@pytest.mark.parametrize("flag", ["--settings", "--mcp-config", "--append-system-prompt-file"])
+def test_what_is_no_file_is_never_waited_for(tmp_path: Path, flag: str) -> None:
+    """It would be the worker that waits, with everything that it does."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "huge").write_bytes(b"{" * (claude_args.MAX_BYTES + 1))
+    for name, sentence in (("pipe", "is no file"), (".", "no file|cannot"), ("huge", "larger")):
+        with pytest.raises(UsageError, match=sentence):
+            claude_args.settled([flag, name], tmp_path, tmp_path)
+        with pytest.raises(UsageError, match=sentence):
+            claude_args.read_text(tmp_path / name)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"a":' * 100_000], ids=["half", "list", "deep"])
