@@ -104,7 +104,7 @@ def _changed(given: Input, folder: Path | None, edits: list[Input]) -> tuple[str
 def _write(given: Input, folder: Path | None) -> tuple[str, str]:
     name, path = _name(given, folder), _path(given, folder)
     before = _read(path)
-    if before is None and path.exists():
+    if before is None:
         return name, f"replaces {name}, which cannot be shown, with:\n\n{given['content']}"
     return name, _diff(before or "", str(given["content"]), name, new=not before)
 
@@ -145,7 +145,10 @@ def _fetch(given: Input, folder: Path | None) -> tuple[str, str]:
 def _other(given: Input, folder: Path | None) -> tuple[str, str]:
     texts = (str(value) for value in given.values() if isinstance(value, str) and value.strip())
     line = next(texts, "").strip().split("\n", 1)[0]
-    return line, json.dumps(given, indent=2, ensure_ascii=False)
+    try:
+        return line, json.dumps(given, indent=2, ensure_ascii=False)
+    except RecursionError:
+        return line, "The input nests too deep to be shown; the session's terminal may show it."
 
 
 _WRITERS: dict[str, Callable[[Input, Path | None], tuple[str, str]]] = {
@@ -191,9 +194,9 @@ def _read(path: Path) -> str | None:
         if not stat.S_ISREG(status.st_mode) or status.st_size > FILE_LIMIT:
             return None
         return path.read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return ""
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # not ours to read, a name too long for the system, no text
         return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,21 @@ def test_a_file_that_cannot_be_shown_keeps_nobody_waiting(tmp_path: Path) -> Non
         assert body("Edit", edit, tmp_path).splitlines()[-2:] == ["-a", "+b"]
         written = body("Write", {"file_path": path, "content": "new"}, tmp_path)
         assert written == f"replaces {name}, which cannot be shown, with:\n\nnew"
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "locked/file", "file/below"])
+def test_a_place_that_cannot_be_looked_at_is_shown_all_the_same(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("one\n")
+    (tmp_path / "locked").mkdir(mode=0)
+    shown = body("Write", {"file_path": name, "content": "new"}, tmp_path)
+    assert shown.splitlines()[-1].lstrip("+") == "new"
+
+
+def test_an_input_that_nests_without_measure_is_not_shown_but_asked_for() -> None:
+    given: dict[str, Any] = {"text": "hello"}
+    for _ in range(sys.getrecursionlimit()):
+        given = {"text": "hello", "more": given}
+    assert describe("mcp__x__y", given, None)[1] == "mcp__x__y: hello"
 
 
 def test_a_path_outside_the_worktree_is_shown_in_full(tmp_path: Path) -> None:
