@@ -7,6 +7,7 @@ shown with its control characters spelt out: a terminal must not obey it.
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import stat
 from collections.abc import Callable, Mapping
@@ -18,6 +19,10 @@ from claudedo.model import AskKind
 TITLE_LIMIT = 120
 FILE_LIMIT = 1024 * 1024
 """Bytes of the largest file that is read for a diff."""
+
+DIFF_LINES = 10_000
+"""Lines, before and after together, up to which a diff is worked out: the time grows as their
+square, and until then nobody is told of the ask."""
 
 QUESTION, PLAN = "AskUserQuestion", "ExitPlanMode"
 
@@ -165,14 +170,28 @@ _WRITERS: dict[str, Callable[[Input, Path | None], tuple[str, str]]] = {
 
 
 def _diff(before: str, after: str, name: str, *, new: bool = False) -> str:
-    lines = difflib.unified_diff(
-        before.splitlines(),
-        after.splitlines(),
-        fromfile="/dev/null" if new else f"a/{name}",
-        tofile=f"b/{name}",
-        lineterm="",
-    )
-    return "\n".join(lines) or "(no line changes; only the end of the file, or nothing)"
+    old, now = before.splitlines(), after.splitlines()
+    if old == now:
+        return "(no line changes; only the end of the file, or nothing)"
+    source, target = "/dev/null" if new else f"a/{name}", f"b/{name}"
+    if len(old) + len(now) > DIFF_LINES:
+        return "\n".join([f"--- {source}", f"+++ {target}", *_one_hunk(old, now)])
+    return "\n".join(difflib.unified_diff(old, now, source, target, lineterm=""))
+
+
+def _one_hunk(old: list[str], now: list[str]) -> list[str]:
+    """All between what both begin and end with: no less than the change, found in one pass."""
+    begin = _common(old, now)
+    end = _common(old[begin:][::-1], now[begin:][::-1])
+    gone, come = old[begin : len(old) - end], now[begin : len(now) - end]
+    where = f"@@ -{begin + bool(gone)},{len(gone)} +{begin + bool(come)},{len(come)} @@"
+    return [where, *(f"-{line}" for line in gone), *(f"+{line}" for line in come)]
+
+
+def _common(old: list[str], now: list[str]) -> int:
+    """With how many equal lines both begin."""
+    pairs = zip(old, now, strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _path(given: Input, folder: Path | None) -> Path:

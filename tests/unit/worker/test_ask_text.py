@@ -97,6 +97,26 @@ def test_a_file_that_cannot_be_shown_keeps_nobody_waiting(tmp_path: Path) -> Non
         assert written == f"replaces {name}, which cannot be shown, with:\n\nnew"
 
 
+def test_a_change_of_a_large_file_is_one_hunk_and_whole(tmp_path: Path) -> None:
+    before = [f"line {number * 7919 % 150}" for number in range(20_000)]
+    after = ["first", *before[1:100], *before[101:19_000], "new", *before[19_000:]]
+    (tmp_path / "f").write_text("\n".join(before))
+
+    lines = body("Write", {"file_path": "f", "content": "\n".join(after)}, tmp_path).splitlines()
+
+    assert lines[:3] == ["--- a/f", "+++ b/f", "@@ -1,19000 +1,19000 @@"]
+    assert lines[3:] == [f"-{line}" for line in before[:19_000]] + [
+        f"+{line}" for line in after[:19_000]
+    ]
+
+
+def test_what_a_large_file_gets_more_stands_where_it_comes(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("one\n" * 20_000)
+    content = "one\n" * 20_000 + "two\n"
+    shown = body("Write", {"file_path": "f", "content": content}, tmp_path)
+    assert shown.splitlines()[2:] == ["@@ -20000,0 +20001,1 @@", "+two"]
+
+
 @pytest.mark.parametrize("name", ["x" * 300, "locked/file", "file/below"])
 def test_a_place_that_cannot_be_looked_at_is_shown_all_the_same(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("one\n")
