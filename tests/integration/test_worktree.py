@@ -952,6 +952,24 @@ async def test_a_commit_that_is_only_in_a_submodule_is_work(main: Path, tmp_path
     assert (await remove(main, tree)).removed
 
 
+async def test_work_in_a_worktree_that_lies_inside_is_work(main: Path) -> None:
+    (main / ".git/info/exclude").write_text("inner/\n")
+    tree = await make(main)
+    for name in ("edited", "committed", "clean"):
+        run_git(tree.path, "worktree", "add", "-q", "--detach", f"inner/{name}")
+    (tree.path / "inner/edited/README.md").write_text("changed")
+    tip = commit_file(tree.path / "inner/committed", "new.txt", "new")
+
+    with pytest.raises(
+        RefusedError, match=r"2 worktrees that hold work \('inner/committed', 'inner/edited'"
+    ):
+        await remove(main, tree)
+
+    run_git(tree.path / "inner/edited", "checkout", "-q", ".")
+    run_git(main, "branch", "kept", tip)
+    assert (await remove(main, tree)).removed
+
+
 async def test_a_locked_worktree_needs_force(main: Path) -> None:
     tree = await make(main)
     run_git(main, "worktree", "lock", "--reason", "on my desk", str(tree.path))

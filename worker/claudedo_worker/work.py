@@ -37,6 +37,7 @@ class Work:
     commits: int = 0  # on no other branch, remote branch, tag or checkout
     tips: tuple[str, ...] = ()  # the newest of these commits: their ids bring all of them back
     submodule_commits: int = 0  # in its submodules, on none of their remotes
+    worktrees: tuple[str, ...] = ()  # below it, with such work of their own
     operation: str | None = None  # "a merge", "a rebase", … that is not finished
 
     def __bool__(self) -> bool:
@@ -49,11 +50,12 @@ class Work:
 
     def _parts(self) -> list[str]:
         parts = [
-            _files(self.uncommitted, "uncommitted"),
-            _files(self.untracked, "untracked"),
+            _named(self.uncommitted, "uncommitted file"),
+            _named(self.untracked, "untracked file"),
             _count(self.stashes, "stash", "stashes"),
             _count(self.commits, "unmerged commit", "unmerged commits"),
             _count(self.submodule_commits, "unpushed submodule commit"),
+            _named(self.worktrees, "worktree that holds work", "worktrees that hold work"),
             f"{self.operation} in progress" if self.operation else "",
         ]
         return [part for part in parts if part]
@@ -90,6 +92,7 @@ async def work_in(
         commits=commits,
         tips=tips,
         submodule_commits=await _submodule_commits(path),
+        worktrees=await _worktrees_below(path),
         operation=await operation_in(path),
     )
 
@@ -192,6 +195,14 @@ async def _submodule_commits(path: Path) -> int:
     return len(listing.out.split())
 
 
+async def _worktrees_below(path: Path) -> tuple[str, ...]:
+    """Other worktrees in its folder that hold work; git does not see them where it ignores them."""
+    below = [c.path for c in await git.checkouts(path) if c.path != path and c.present]
+    below = [other for other in below if other.is_relative_to(path)]
+    held = [other for other in below if await work_in(other, None)]
+    return tuple(str(other.relative_to(path)) for other in held)
+
+
 def _is_there(path: Path) -> bool:
     return path.exists()
 
@@ -207,8 +218,8 @@ def _count(number: int, one: str, many: str | None = None) -> str:
     return f"{number} {one if number == 1 else many or one + 's'}" if number else ""
 
 
-def _files(names: tuple[str, ...], kind: str) -> str:
+def _named(names: tuple[str, ...], one: str, many: str | None = None) -> str:
     if not names:
         return ""
     shown = [repr(name) for name in names[:_NAMED]] + ["…"] * (len(names) > _NAMED)
-    return f"{_count(len(names), f'{kind} file')} ({', '.join(shown)})"
+    return f"{_count(len(names), one, many)} ({', '.join(shown)})"
