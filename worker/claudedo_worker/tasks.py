@@ -108,7 +108,7 @@ class Draft:
         repo = Path(self.task.repo or ".")
         places = {repo, Path(self.task.worktree or ".")}
         missing = [] if any(registry.trusts(env, place) for place in places) else [repo]
-        if self.source and self.source != repo and not registry.trusts(env, self.source):
+        if self.source and self.source not in missing and not registry.trusts(env, self.source):
             missing.append(self.source)
         return missing
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -148,6 +149,20 @@ async def test_a_repository_that_was_never_trusted_starts_nothing(desk: Desk) ->
     with pytest.raises(UntrustedError, match="--trust"):
         await desk.start("backend", trust=False)
     assert await desk.store.tasks() == []
+
+
+async def test_trust_in_a_worktree_is_no_trust_in_the_file_of_its_repository(
+    desk: Desk, tmp_path: Path
+) -> None:
+    trusted = {"projects": {str(tmp_path / "mine"): {"hasTrustDialogAccepted": True}}}
+    (tmp_path / ".claude.json").write_text(json.dumps(trusted))
+    elsewhere = {"worktree": str(tmp_path / "mine/backend"), "trust": False}
+    (desk.repository / "claudedo.toml").write_text("[tasks.backend]\nsetup = 'touch ran'")
+    with pytest.raises(UntrustedError, match=r"repository\."):
+        await desk.start("backend", **elsewhere)
+    assert desk.recorder.orders == []
+    (desk.repository / "claudedo.toml").unlink()
+    await desk.start("backend", **elsewhere)
 
 
 async def test_dialogs_are_answered_only_as_far_as_the_person_said(desk: Desk) -> None:
