@@ -231,6 +231,7 @@ class Tasks:
         """
         async with self._turn(task):
             if not force:
+                await self._check_no_guest(task)
                 await self._check_no_work(task, saved)
             await self._supervisor.stop(task.id)
             trouble = await self._tear_down(task, environ or os.environ, force=force)
@@ -287,6 +288,18 @@ class Tasks:
             env=launch.environment(environ, task, session_id, peers),
             limit=self._settings.setup_timeout,
         )
+
+    async def _check_no_guest(self, task: Task) -> None:
+        """Refuse to remove a folder in which another task works."""
+        if not task.made_worktree or not task.worktree:
+            return
+        for other in await self._store.tasks():
+            there = other.id != task.id and other.worktree
+            if there and Path(there).is_relative_to(task.worktree):
+                raise ConflictError(
+                    f"The task {other.name} works in {task.worktree}, too, which would be removed "
+                    f"with {task.name}: `claudedo rm {other.name}` first, or use --force."
+                )
 
     async def _check_no_work(self, task: Task, saved: str | None) -> None:
         """Before anything is stopped: refuse what `remove_worktree` would refuse afterwards."""

@@ -237,6 +237,24 @@ async def test_rm_that_is_refused_ends_nothing(desk: Desk) -> None:
     assert await desk.store.tasks() == []
 
 
+async def test_rm_never_takes_the_folder_from_under_another_task(desk: Desk) -> None:
+    task = await desk.start("backend")
+    assert task.worktree
+    below = Path(task.worktree) / "below"
+    below.mkdir()
+    guest = await desk.start("guest", cwd=str(below), here=True)
+    assert guest.worktree == task.worktree
+    with pytest.raises(
+        ConflictError, match=r"guest works in .*backend, too, .* `claudedo rm guest`"
+    ):
+        await desk.tasks.remove(task, force=False)
+    assert desk.recorder.stopped == []
+    assert Path(task.worktree).exists()
+    await desk.tasks.remove(guest, force=False)
+    await desk.tasks.remove(task, force=False)
+    assert not Path(task.worktree).exists()
+
+
 async def test_rm_of_a_task_whose_worktree_was_never_made_removes_the_task(desk: Desk) -> None:
     desk.recorder.pid = None
     task = await desk.start("backend")
