@@ -132,6 +132,7 @@ class Asks:
         self._held: dict[str, Held] = {}
         self._calls: OrderedDict[str, tuple[str, str, str]] = OrderedDict()
         self._files: dict[Path, Verdicts] = {}
+        self._sent_again: frozenset[str] = frozenset()
         self._state = SessionState.STARTING
         self._closing = asyncio.Lock()
 
@@ -162,7 +163,7 @@ class Asks:
                 self._pass(earlier)
         if ask.closed_at is not None and ask.decided_by is not DecidedBy.USER:
             return {}
-        held = self._held.setdefault(ask.id, Held(ask, None))
+        held = self._held.setdefault(ask.id, Held(ask, None, shown=key in self._sent_again))
         held.verdicts = self._file_of(ask, call.get("transcript_path"))
         held.given_up_at = None
         if ask.closed_at is not None:  # decided, and perhaps not handed over before
@@ -201,7 +202,11 @@ class Asks:
                 self._give_up(held)
 
     def still_held(self, keys: frozenset[str]) -> None:
-        """A bridge is back and says which calls it holds; the others ended meanwhile."""
+        """A bridge is back and says which calls it holds; the others ended meanwhile.
+
+        Those it sends again. Their dialogs were drawn long ago, and may have been answered.
+        """
+        self._sent_again = keys
         for held in self._open():
             if held.ask.call not in keys:
                 self._give_up(held)

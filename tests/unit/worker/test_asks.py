@@ -525,6 +525,28 @@ async def test_a_request_sent_again_closes_none_that_came_after_it(stage: Stage)
     last.cancel()
 
 
+@pytest.mark.parametrize(
+    ("state", "fate"),
+    [(BUSY, (AskOutcome.ALLOWED, TERMINAL)), (SessionState.IDLE, (AskOutcome.GONE, SESSION))],
+)
+async def test_what_was_asked_and_answered_while_no_worker_ran_is_offered_to_nobody(
+    stage: Stage, state: SessionState, fate: tuple[AskOutcome, DecidedBy]
+) -> None:
+    stage.ran()
+    await stage.restart()
+    stage.asks.bridge_came("b")
+    stage.asks.still_held(frozenset({"b:1"}))  # nobody cancels what was allowed there (13.5)
+    held = await stage.hold("b:1")
+    ask = (await stage.room.store.open_asks())[0].id
+
+    await stage.step(state=state)
+    with pytest.raises(ConflictError):
+        await asyncio.gather(stage.asks.decide(ask, ALLOW), stage.step(3, state=state))
+
+    assert await stage.fate(ask) == fate
+    assert await out(held) == {}
+
+
 async def test_what_was_answered_at_the_terminal_while_no_worker_ran_is_closed(
     stage: Stage,
 ) -> None:
