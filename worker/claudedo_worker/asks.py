@@ -13,7 +13,7 @@ import contextlib
 import json
 import logging
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -133,6 +133,7 @@ class Asks:
         self._calls: OrderedDict[str, tuple[str, str, str]] = OrderedDict()
         self._files: dict[Path, Verdicts] = {}
         self._sent_again: frozenset[str] = frozenset()
+        self._cancelled: deque[str] = deque(maxlen=CALLS_KEPT)  # perhaps before they were stored
         self._state = SessionState.STARTING
         self._closing = asyncio.Lock()
 
@@ -166,6 +167,8 @@ class Asks:
         held = self._held.setdefault(ask.id, Held(ask, None, shown=key in self._sent_again))
         held.verdicts = self._file_of(ask, call.get("transcript_path"))
         held.given_up_at = None
+        if key in self._cancelled:
+            self._give_up(held)
         if ask.closed_at is not None:  # decided, and perhaps not handed over before
             held.ruling = held.ruling or decision.of_kept(ask)
             return held.ruling.output
@@ -197,6 +200,7 @@ class Asks:
 
     def cancelled(self, key: str) -> None:
         """The client gave up a held call: refused in its dialog, or cut off with the turn."""
+        self._cancelled.append(key)
         for held in self._held.values():
             if held.ask.call == key:
                 self._give_up(held)
@@ -428,6 +432,7 @@ class Asks:
     # Reading a call
 
     async def _draft(self, key: str, call: dict[str, Any]) -> Ask:
+        opened_at = now()  # what the session says from here on is about it
         tool, given = str(call.get("tool_name") or ""), _object(call.get("tool_input"))
         folder = self._task.worktree or self._task.repo
         kind, title, body = await asyncio.to_thread(
@@ -446,7 +451,7 @@ class Asks:
             agent=call.get("agent_id") or None,
             call=key,
             tool_use_id=self._tool_use(call),
-            opened_at=now(),
+            opened_at=opened_at,
         )
 
     def _tool_use(self, call: dict[str, Any]) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,7 +18,7 @@ import anyio
 import pytest
 
 from claudedo.errors import ConflictError, UsageError
-from claudedo.model import Ask, AskOutcome, DecidedBy, SessionState
+from claudedo.model import Ask, AskOutcome, DecidedBy, SessionState, now
 from claudedo_worker import asks as asks_module
 from claudedo_worker.asks import Asks
 from claudedo_worker.decision import Decision
@@ -297,6 +298,37 @@ async def test_a_cancelled_call_of_which_nothing_is_said_is_gone(stage: Stage) -
         await asyncio.gather(stage.asks.decide(ask, ALLOW), stage.step(), stage.step(3))
 
     assert await stage.fate(ask) == (AskOutcome.GONE, SESSION)
+
+
+@pytest.mark.parametrize("refused", [True, False])
+async def test_a_call_that_is_cancelled_before_it_is_stored_is_closed_all_the_same(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, refused: bool
+) -> None:
+    described, describe = threading.Event(), asks_module._describe
+
+    def slowly(*given: Any) -> Any:
+        described.wait(10)
+        return describe(*given)
+
+    monkeypatch.setattr(asks_module, "_describe", slowly)
+    stage.announce("t1")
+    held = asyncio.create_task(stage.asks.hold("b:1", stage.call()))
+    await asyncio.sleep(0.01)
+    stage.asks.cancelled("b:1")
+    if refused:
+        stage.room.lines.result("t1", REJECTED, error=True, timestamp=now())
+    await asyncio.sleep(0.01)
+    described.set()
+    with anyio.fail_after(10):
+        while not (asks := await stage.room.store.asks_of_session(stage.room.session.id)):
+            await asyncio.sleep(0.001)
+
+    await stage.step(state=BUSY)
+    await stage.step(3, state=BUSY)
+
+    fate = (AskOutcome.DENIED, TERMINAL) if refused else (AskOutcome.GONE, SESSION)
+    assert await stage.fate(asks[0].id) == fate
+    assert await out(held) == {}
 
 
 async def test_the_result_of_a_call_closes_its_ask(stage: Stage) -> None:
