@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -23,6 +22,7 @@ from typing import Any
 from claudedo.errors import ConflictError
 from claudedo.model import Ask, AskKind, AskOutcome, DecidedBy, SessionState, Task, new_id, now
 from claudedo_worker import ask_text, decision
+from claudedo_worker.clock import working_time
 from claudedo_worker.decision import Decision, Output, Ruling
 from claudedo_worker.store import Store
 from claudedo_worker.verdict import Verdict, Verdicts, of_subagent, plan_file
@@ -123,12 +123,12 @@ class Asks:
         store: Store,
         task: Task,
         session_id: str,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self._store = store
         self._task = task
         self._session_id = session_id
-        self._clock = clock
+        self._clock = clock or working_time
         self._held: dict[str, Held] = {}
         self._calls: OrderedDict[str, tuple[str, str, str]] = OrderedDict()
         self._files: dict[Path, Verdicts] = {}

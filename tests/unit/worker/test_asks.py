@@ -21,6 +21,7 @@ from claudedo.errors import ConflictError, UsageError
 from claudedo.model import Ask, AskOutcome, DecidedBy, SessionState, now
 from claudedo_worker import asks as asks_module
 from claudedo_worker.asks import Asks
+from claudedo_worker.clock import Clock
 from claudedo_worker.decision import Decision
 from tests.support.mailroom import Mailroom
 
@@ -425,6 +426,23 @@ async def test_a_no_that_shows_nowhere_came_too_late_until_its_line_says_otherwi
     await stage.step(state=BUSY)
 
     assert await stage.fate(ask) == (AskOutcome.DENIED, USER)
+
+
+async def test_time_in_which_everything_stood_still_proves_nothing(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asks_module, "working_time", Clock(stage._clock))
+    stage.asks = Asks(stage.room.store, stage.room.task, stage.room.session.id)
+    _, ask = await stage.ask()
+    await stage.asks.step(BUSY)
+    decided = asyncio.create_task(stage.asks.decide(ask, DENY))
+    await asyncio.sleep(0.1)
+
+    stage.late += 3600
+    await asyncio.sleep(0.1)
+    stage.hook_decided("deny")
+
+    assert (await decided).decided_by is USER
 
 
 async def test_what_a_subagent_did_counts_as_decided_here_where_no_line_says_by_whom(
