@@ -515,7 +515,7 @@ def _object(text: Any) -> dict[str, Any]:
     """A substituted object (22.2); what is none is kept under its own name."""
     try:
         value = json.loads(text) if isinstance(text, str) else text
-    except ValueError:
+    except (ValueError, RecursionError):
         value = text
     return value if isinstance(value, dict) else {"tool_input": value}
 
@@ -523,7 +523,7 @@ def _object(text: Any) -> dict[str, Any]:
 def _objects(text: Any) -> tuple[dict[str, Any], ...]:
     try:
         value = json.loads(text) if isinstance(text, str) and text else []
-    except ValueError:
+    except (ValueError, RecursionError):
         return ()
     found = value if isinstance(value, list) else []
     return tuple(item for item in found if isinstance(item, dict))

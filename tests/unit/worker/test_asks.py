@@ -690,6 +690,16 @@ async def test_a_halt_refuses_all_that_is_asked(stage: Stage) -> None:
     assert await stage.fate(ask) == (AskOutcome.DENIED, USER)
 
 
+async def test_input_that_nests_without_measure_is_asked_for_as_text(stage: Stage) -> None:
+    call = stage.call() | {"tool_input": '{"x":' * 5000 + "1" + "}" * 5000}
+    held = asyncio.create_task(stage.asks.hold("b:1", call))
+    with anyio.fail_after(10):
+        while not (asks := await stage.room.store.open_asks()) and not held.done():
+            await asyncio.sleep(0.001)
+    assert asks[0].input == {"tool_input": call["tool_input"]}
+    held.cancel()
+
+
 async def test_input_that_is_no_object_is_shown_as_it_is(stage: Stage) -> None:
     call = stage.call() | {"tool_input": "", "permission_suggestions": "{not json"}
     task = asyncio.create_task(stage.asks.hold("b:1", call))
