@@ -247,6 +247,15 @@ def test_diff_of_a_folder_that_is_gone_shows_the_branch(finish: Finish) -> None:
     assert "gone" in answer.stderr
 
 
+def test_a_diff_that_git_cannot_make_is_a_failure_like_any_other(finish: Finish) -> None:
+    finish.commit("New", new_txt="new")
+    for options in ([], ["--stat"], ["--json"]):
+        done = finish.run("diff", "backend", *options, "--", ":(nonsense)x")
+        assert done.returncode == 1
+        assert done.stderr.count("fatal: ") == 1
+        assert "claudedo: " in done.stderr
+
+
 def test_exec_runs_in_the_folder_with_the_tasks_variables_and_no_mark_of_a_session(
     finish: Finish,
 ) -> None:

@@ -19,6 +19,7 @@ import typer
 from typer.core import TyperCommand
 
 from claudedo.cli import options, render
+from claudedo.cli.exits import Exit
 from claudedo.errors import ClaudedoError, NotFoundError, RefusedError, UsageError
 
 if TYPE_CHECKING:
@@ -71,10 +72,12 @@ def diff(
         if status == 0:
             since = f"left {render.line(found['into'])}" if found["into"] else "started"
             render.note(f"{task['name']} changed nothing since it {since}.")
-        else:  # shown apart: asked for its exit status, git leaves out the pager
+        elif status == 1:  # shown apart: asked for its exit status, git leaves out the pager
             status = _wait("git", "diff", *looks, *what, cwd=found["directory"], env=env)
-    if status not in (0, _LEFT):
+    if status == Exit.INTERRUPTED:
         raise typer.Exit(status)
+    if status not in (0, _LEFT):
+        raise ClaudedoError(f"`git diff` failed in {found['directory']} (exit status {status}).")
 
 
 @app.command("exec", cls=WithRest, rich_help_panel="Sessions")
