@@ -125,8 +125,8 @@ class LiveSession:
 
     async def close(self) -> None:
         """The process is gone: what its transcript does not show did not happen."""
-        await self.asks.close()
         await self.courier.close()
+        await self.asks.close()
         await self._count()
 
     async def change(self, **changes: Any) -> None:
