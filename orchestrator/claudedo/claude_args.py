@@ -19,6 +19,9 @@ from claudedo.errors import UsageError
 MAX_BYTES = 1 << 20
 """The largest file that an argument can name; a session could not use more of it either."""
 
+SERVER = "claudedo"
+"""The name of our own MCP server in every session."""
+
 MERGED = ("--settings", "--mcp-config", "--append-system-prompt", "--append-system-prompt-file")
 """What reaches the session joined with claudedo's own (cli contract)."""
 
@@ -196,6 +199,9 @@ def decoded(text: str, flag: str) -> dict[str, Any]:
         raise UsageError(f"{flag}: {text[:80]} is not JSON: {error}") from error
     if not isinstance(data, dict):
         raise UsageError(f"{flag}: {text[:80]} is not a JSON object.")
+    servers = data.get("mcpServers") if flag == "--mcp-config" else None
+    if isinstance(servers, dict) and SERVER in servers:
+        raise UsageError(f"{flag}: the server {SERVER!r} is claudedo's own; name yours otherwise.")
     return data
 
 

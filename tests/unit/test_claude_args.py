@@ -170,6 +170,15 @@ def test_json_that_is_no_object_is_refused(tmp_path: Path, text: str) -> None:
         claude_args.settled(["--settings", "s.json"], tmp_path, tmp_path)
 
 
+def test_nobody_puts_a_server_in_the_place_of_ours(tmp_path: Path) -> None:
+    """Joined with ours it would be neither: its arguments stand before those of the bridge."""
+    given = '{"mcpServers": {"claudedo": {"args": ["-c", "pass"]}}}'
+    with pytest.raises(UsageError, match="--mcp-config: the server 'claudedo'"):
+        claude_args.content(given, tmp_path, "--mcp-config")
+    with pytest.raises(UsageError, match="--mcp-config: the server 'claudedo'"):
+        claude_args.settled(["--mcp-config", given], tmp_path, tmp_path)
+
+
 def test_files_of_merged_flags_are_seen_from_the_folder_of_who_asked(tmp_path: Path) -> None:
     given = ["--mcp-config", "a.json", "b.json", "--verbose", "--settings={}", "-n", "x"]
     assert claude_args.anchored(given, Path("/shell")) == (

@@ -27,7 +27,7 @@ from claudedo_worker import registry
 from claudedo_worker.dialogs import Kind
 from claudedo_worker.processes import SESSION_VARIABLE
 
-SERVER = "claudedo"
+SERVER = claude_args.SERVER
 HOOK_TOOL = "hook"
 WAITER_SECONDS = 86_400  # the longest time-out seen to work (15.3); a typed line covers the rest
 ASK_SECONDS = 14 * 86_400  # an ask is held over a holiday, not for the ten minutes of 13.7
