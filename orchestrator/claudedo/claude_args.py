@@ -180,6 +180,14 @@ def settled(arguments: Sequence[str], folder: Path, root: Path) -> tuple[str, ..
     return tuple(found)
 
 
+def seen_from(folder: Path, value: str) -> Path:
+    """The path that a person in `folder` means; `~` is a home. Raises `UsageError`."""
+    try:
+        return folder / Path(value).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{value!r} leads nowhere: there is no such user.") from error
+
+
 def inside(path: Path, root: Path) -> Path:
     """`path`, if it lies in `root` once symbolic links are resolved. Raises `UsageError`."""
     try:
@@ -207,7 +215,7 @@ def decoded(text: str, flag: str) -> dict[str, Any]:
 
 def content(value: str, folder: Path, flag: str) -> dict[str, Any]:
     """A flag's value as the CLI takes it: JSON itself, or the path of a file with JSON."""
-    text = value if _is_json(value) else read_text(folder / Path(value).expanduser())
+    text = value if _is_json(value) else read_text(seen_from(folder, value))
     return decoded(text, flag)
 
 
@@ -266,7 +274,7 @@ def _with_values(name: str, words: list[str]) -> Option:
 
 def _anchored(flag: str, value: str, folder: Path) -> str:
     is_text = flag == "--append-system-prompt" or _is_json(value)
-    return value if is_text else str(folder / Path(value).expanduser())
+    return value if is_text else str(seen_from(folder, value))
 
 
 def _is_json(value: str) -> bool:

@@ -170,6 +170,13 @@ def test_json_that_is_no_object_is_refused(tmp_path: Path, text: str) -> None:
         claude_args.settled(["--settings", "s.json"], tmp_path, tmp_path)
 
 
+def test_the_home_of_nobody_leads_nowhere() -> None:
+    with pytest.raises(UsageError, match=r"'~nobody.here/x' leads nowhere"):
+        claude_args.anchored(["--settings", "~nobody.here/x"], Path("/shell"))
+    with pytest.raises(UsageError, match=r"'~nobody.here/x' leads nowhere"):
+        claude_args.content("~nobody.here/x", Path("/shell"), "--settings")
+
+
 def test_nobody_puts_a_server_in_the_place_of_ours(tmp_path: Path) -> None:
     """Joined with ours it would be neither: its arguments stand before those of the bridge."""
     given = '{"mcpServers": {"claudedo": {"args": ["-c", "pass"]}}}'

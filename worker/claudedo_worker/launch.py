@@ -121,7 +121,7 @@ def split_arguments(arguments: Sequence[str], cwd: Path) -> Arguments:
             rest += option.words
     texts = [*found["--append-system-prompt"]]
     files = found["--append-system-prompt-file"]
-    texts += [claude_args.read_text(cwd / Path(path).expanduser()) for path in files]
+    texts += [claude_args.read_text(claude_args.seen_from(cwd, path)) for path in files]
     return Arguments(
         settings=_contents("--settings", found, cwd),
         servers=_contents("--mcp-config", found, cwd),

@@ -334,7 +334,7 @@ class Tasks:
     # Starting
 
     async def _draft(self, request: StartRequest, wanted: Wanted) -> Draft:
-        directory = Path(request.cwd) / Path(wanted.dir or ".").expanduser()
+        directory = claude_args.seen_from(Path(request.cwd), wanted.dir or ".")
         repository = await git.discover(directory)
         if existing := await self._existing(request, repository, wanted.name):
             return await self._again(request, wanted, existing)
@@ -397,7 +397,7 @@ class Tasks:
             worktree_dir=self._settings.worktree_dir,
             branch=request.branch,
             base=base,
-            path=Path(request.cwd) / Path(chosen).expanduser() if chosen else None,
+            path=claude_args.seen_from(Path(request.cwd), chosen) if chosen else None,
         )
 
     @contextlib.asynccontextmanager

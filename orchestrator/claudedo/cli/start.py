@@ -147,7 +147,8 @@ def _with_prompt(tasks: list[dict[str, Any]], file: str | None) -> list[dict[str
 def read_text(file: str) -> str:
     """The text of `file`, `-` being standard input; raises `UsageError` if it cannot be read."""
     try:
-        content = sys.stdin.buffer.read() if file == "-" else Path(file).expanduser().read_bytes()
+        path = claude_args.seen_from(Path(), file)
+        content = sys.stdin.buffer.read() if file == "-" else path.read_bytes()
         return content.decode()
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror}.") from error
@@ -175,7 +176,7 @@ def _check_together(
 
 
 def _absolute(folder: str | None) -> str | None:
-    return None if folder is None else str(Path(options.here(), Path(folder).expanduser()))
+    return None if folder is None else str(claude_args.seen_from(Path(options.here()), folder))
 
 
 def _order(client: WorkerClient, order: dict[str, Any]) -> list[dict[str, Any]]:

@@ -41,6 +41,18 @@ def test_names_folders_and_prompts_reach_the_worker(
     ]
 
 
+@pytest.mark.parametrize("words", ["a@~nobody.here/x", "a --worktree ~nobody.here/x",
+                                   "a --prompt-file ~nobody.here/x"])  # fmt: skip
+def test_the_home_of_nobody_is_a_wrong_command_line(
+    run: Run, worker: FakeWorker, words: str
+) -> None:
+    answer = run("start", *words.split())
+
+    assert answer.exit_code == 2
+    assert answer.stderr == "claudedo: '~nobody.here/x' leads nowhere: there is no such user.\n"
+    assert worker.requests("POST", "/api/start") == []
+
+
 def test_every_option_reaches_the_worker(run: Run, worker: FakeWorker) -> None:
     run(
         "start", "a", "--base", "main", "--branch", "b1", "--worktree", "/wt", "--link", "x",
