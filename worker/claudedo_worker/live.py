@@ -313,12 +313,13 @@ class LiveSession:
 
     async def hook(self, event: str, call: dict[str, Any], key: str) -> dict[str, Any]:
         """Answer a hook of the session, in the conversation that it was called in."""
+        self.woken.set()
+        if event == "PermissionRequest":
+            # It may be sent again when its conversation was left; another hook came before it.
+            return await self.asks.hold(key, call)
         conversation = call.get("session_id")
         if conversation:
             await self.follow(conversation, call.get("transcript_path") or None)
-        self.woken.set()
-        if event == "PermissionRequest":
-            return await self.asks.hold(key, call)
         self.asks.saw(event, call)
         output = await self.courier.hook(event, call)
         self.woken.set()
