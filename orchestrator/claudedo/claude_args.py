@@ -25,6 +25,9 @@ SERVER = "claudedo"
 MERGED = ("--settings", "--mcp-config", "--append-system-prompt", "--append-system-prompt-file")
 """What reaches the session joined with claudedo's own (cli contract)."""
 
+# Others that name files or folders; the CLI would see them from the session's folder.
+_PATHS = ("--add-dir", "--plugin-dir", "--system-prompt-file", "--debug-file")
+
 _RESTART = "`claudedo restart` resumes a conversation"
 _TERMINAL = "claudedo runs sessions in a terminal"
 _WORKTREE = "claudedo makes the worktree; see its own --worktree and --here"
@@ -142,7 +145,7 @@ def check_from_file(arguments: Sequence[str]) -> None:
 
 
 def anchored(arguments: Sequence[str], folder: Path) -> tuple[str, ...]:
-    """`arguments` with every file of a merged flag named by its absolute path, seen from `folder`.
+    """`arguments` with every file and folder named by its absolute path, seen from `folder`.
 
     A session starts elsewhere than the command that asked for it. Raises `UsageError`.
     """
@@ -151,6 +154,10 @@ def anchored(arguments: Sequence[str], folder: Path) -> tuple[str, ...]:
         if option.name in MERGED:
             for value in option.values:
                 found += [option.name, _anchored(option.name, value, folder)]
+        elif option.name in _PATHS:
+            paths = [str(seen_from(folder, value)) for value in option.values]
+            glued = option.words[0] != option.name
+            found += [f"{option.name}={paths[0]}"] if glued else [option.name, *paths]
         else:
             found += option.words
     return tuple(found)

@@ -177,6 +177,16 @@ def test_the_home_of_nobody_leads_nowhere() -> None:
         claude_args.content("~nobody.here/x", Path("/shell"), "--settings")
 
 
+def test_every_other_path_is_seen_from_there_too_and_keeps_its_form() -> None:
+    given = ["--add-dir", "../lib", "/x", "--add-dir=y", "go", "--plugin-dir", "p"]
+    given += ["--system-prompt-file=s.md", "--debug-file", "log", "--model", "opus"]
+    assert claude_args.anchored(given, Path("/shell")) == (
+        *("--add-dir", "/shell/../lib", "/x", "--add-dir=/shell/y", "go"),
+        *("--plugin-dir", "/shell/p", "--system-prompt-file=/shell/s.md"),
+        *("--debug-file", "/shell/log", "--model", "opus"),
+    )
+
+
 def test_nobody_puts_a_server_in_the_place_of_ours(tmp_path: Path) -> None:
     """Joined with ours it would be neither: its arguments stand before those of the bridge."""
     given = '{"mcpServers": {"claudedo": {"args": ["-c", "pass"]}}}'
