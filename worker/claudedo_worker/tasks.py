@@ -494,10 +494,19 @@ class Tasks:
         return replace(draft, task=task)
 
     async def _workspace(self, request: StartRequest, root: Path) -> Workspace | None:
-        """The workspace that tasks of the repository `root` belong to, if there is one."""
+        """The workspace that tasks of the repository `root` belong to, if there is one.
+
+        Raises `NotFoundError` for another one that was named and is not there.
+        """
         workspaces = await self._store.workspaces()
         named = [w for w in workspaces if w.name == request.workspace]
-        return next(iter([*named, *(w for w in workspaces if w.root == str(root))]), None)
+        own = [w for w in workspaces if w.root == str(root)]
+        if request.workspace and own and not named:
+            raise NotFoundError(
+                f"There is no workspace {request.workspace!r}; the repository {root} belongs to "
+                f"{own[0].name!r}: leave out -w."
+            )
+        return next(iter([*named, *own]), None)
 
     async def _named_workspace(self, name: str) -> Workspace:
         workspaces = {w.name: w for w in await self._store.workspaces()}

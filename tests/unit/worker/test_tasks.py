@@ -165,6 +165,17 @@ async def test_trust_in_a_worktree_is_no_trust_in_the_file_of_its_repository(
     await desk.start("backend", **elsewhere)
 
 
+async def test_a_workspace_that_is_not_there_is_no_other_name_for_the_repositorys(
+    desk: Desk,
+) -> None:
+    first = await desk.start("one", workspace="mine")
+    assert first.workspace == "mine"
+    with pytest.raises(NotFoundError, match=r"no workspace 'other'; .* belongs to 'mine'"):
+        await desk.start("two", workspace="other")
+    assert [task.name for task in await desk.store.tasks()] == ["one"]
+    assert (await desk.start("two")).workspace == "mine"
+
+
 async def test_dialogs_are_answered_only_as_far_as_the_person_said(desk: Desk) -> None:
     await desk.start("careful")
     await desk.start("bold", permission_mode="bypassPermissions")
