@@ -55,7 +55,7 @@ def adopt(
     ] = None,
     model: Annotated[str | None, typer.Option(metavar="M", help="The model to use.")] = None,
     attach: Annotated[bool, typer.Option("--attach", help="Then show its terminal.")] = False,
-    workspace: options.InWorkspace = None,
+    workspace: options.OfWorkspace = None,
     json_output: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:

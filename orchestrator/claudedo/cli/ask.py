@@ -114,7 +114,7 @@ def deny(
     ] = None,
     workspace: options.InWorkspace = None,
 ) -> None:
-    """Refuse a tool call, a question, a plan or a task. The session goes on without it.
+    """Refuse a tool call, a question, a plan or a task; the session goes on.
 
     Example: claudedo deny backend -m "Use the staging database"
     """
@@ -135,8 +135,9 @@ def answer(
 ) -> None:
     """Answer a question, or say what a plan lacks.
 
-    Several choices are separated by commas. Of several questions each is named by its number,
-    its header or its text: '1=Postgres' '2=yes'. Without TEXT you are asked.
+    Several choices are separated by commas. Without TEXT you are asked.
+    Of several questions each is named by its number, its header or its text:
+    '1=Postgres' '2=yes'.
 
     Example: claudedo answer backend Postgres
     """

@@ -53,9 +53,10 @@ def diff(
     json_output: options.AsJson = False,
     workspace: options.InWorkspace = None,
 ) -> None:
-    """Show all that a task changed since it left its base: committed, uncommitted, untracked.
+    """Show all that a task changed since it left its base, committed or not.
 
-    What git ignores is not shown. Paths after -- narrow it down. --json: the lines of each file.
+    What git ignores is not shown. Paths after -- narrow it down.
+    --json: how many lines of each file.
 
     Example: claudedo diff backend -- src
     """
@@ -133,8 +134,8 @@ def merge(
 ) -> None:
     """Merge a task's work into the branch it started from.
 
-    All or nothing: uncommitted work, conflicts and files of yours in the way are refused.
-    Where the branch is checked out, its files follow; those you changed stay as they are.
+    All or nothing: with uncommitted work or conflicts nothing is changed.
+    A checkout that is on the branch follows; your own changes there stay.
 
     Example: claudedo merge backend --commit -m "Add the API" --rm
     """

@@ -24,6 +24,10 @@ InWorkspace = Annotated[
     str | None,
     typer.Option("--workspace", "-w", metavar="WORKSPACE", help="Look only in this workspace."),
 ]
+OfWorkspace = Annotated[
+    str | None,
+    typer.Option("--workspace", "-w", metavar="WORKSPACE", help="The workspace it belongs to."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print one value only.")]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on as more comes; Ctrl-C ends.")]

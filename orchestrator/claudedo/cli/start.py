@@ -79,7 +79,7 @@ def start(
     attach: Annotated[
         bool, typer.Option("--attach", help="Then show the first session's terminal.")
     ] = False,
-    workspace: options.InWorkspace = None,
+    workspace: options.OfWorkspace = None,
     json_output: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:

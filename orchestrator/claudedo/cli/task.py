@@ -152,7 +152,7 @@ def show(
 
 @app.command(rich_help_panel="Sessions")
 def path(target: options.Target, workspace: options.InWorkspace = None) -> None:
-    """Print the folder in which a task's session works.
+    """Print a task's folder: its worktree, or with --here the checkout that it uses.
 
     Example: cd "$(claudedo path backend)"
     """
