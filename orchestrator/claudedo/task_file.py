@@ -39,17 +39,19 @@ _LONG_KEY = re.compile(
 
 # What steers claude, claudedo, git or the network, or has programs load code. Compared in capitals.
 _STEERING_PREFIXES = (
-    *("ANTHROPIC_", "AWS_", "AZURE_", "BASH_", "BUN_", "CLAUDE", "DISABLE_", "DYLD_", "GCLOUD_"),
-    *("GIT_", "GOOGLE_", "LD_", "MCP_", "NODE_EXTRA_", "NODE_TLS_", "OTEL_", "PYTHON", "SSL_"),
-    *("VERTEX_", "XDG_"),
+    *("ANTHROPIC_", "AWS_", "AZURE_", "BASH_", "BUN_", "CLAUDE", "CLOUDSDK_", "DISABLE_", "DYLD_"),
+    *("GCE_", "GCLOUD_", "GIT_", "GOOGLE_", "LD_", "MCP_", "NODE_EXTRA_", "NODE_TLS_", "OTEL_"),
+    *("PYTHON", "SSL_", "VERTEX_", "XDG_"),
 )
 _STEERING = frozenset(
     (
-        *("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "BROWSER", "EDITOR", "PAGER"),
-        *("VISUAL", "ENV", "HOME", "IFS", "JAVA_TOOL_OPTIONS", "LOGNAME", "NODE_OPTIONS"),
-        *("NODE_PATH", "PATH", "PERL5LIB", "PERL5OPT", "PROMPT_COMMAND", "PS4", "RUBYLIB"),
-        *("RUBYOPT", "SHELL", "SHELLOPTS", "SSH_ASKPASS", "SSH_AUTH_SOCK", "SUDO_ASKPASS"),
-        *("TMPDIR", "USER", "ZDOTDIR"),
+        *("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "HOSTALIASES", "SSLKEYLOGFILE"),
+        *("CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "BROWSER", "EDITOR", "PAGER", "VISUAL"),
+        *("LESSOPEN", "ENV", "HOME", "IFS", "LOGNAME", "PATH", "SHELL", "TMPDIR", "USER"),
+        *("GCONV_PATH", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS"),
+        *("NODE_OPTIONS", "NODE_PATH", "PERL5LIB", "PERL5OPT", "PROMPT_COMMAND", "PS4"),
+        *("RUBYLIB", "RUBYOPT", "SHELLOPTS", "SSH_ASKPASS", "SSH_AUTH_SOCK", "SUDO_ASKPASS"),
+        "ZDOTDIR",
     )
 )
 
