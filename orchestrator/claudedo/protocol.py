@@ -145,7 +145,7 @@ def ask_json(ask: Ask, task: Task) -> dict[str, Any]:
         "closed_at": ask.closed_at,
         "outcome": ask.outcome,
         "decided_by": ask.decided_by,
-        "reason": (ask.decision or {}).get("reason"),
+        "reason": (ask.decision or {}).get("reason") if ask.decided_by == "user" else None,
     }
 
 

@@ -50,6 +50,12 @@ LATELY = 120.0
 READ_EVERY = 0.5
 """Seconds between two looks into the transcript for an ask of which nothing else is heard."""
 
+SELDOM = 10.0
+"""The same for one that was decided long ago: its line comes when its tool has ended, if ever."""
+
+DRAWN = 1.0
+"""Seconds after which a terminal that waited all the time waits with the dialog of this ask."""
+
 GLANCE = 0.02
 CALLS_KEPT = 200
 
@@ -60,8 +66,11 @@ class Held:
 
     ask: Ask
     verdicts: Verdicts | None
+    since: float  # when it was opened, or taken up
     answer: asyncio.Future[Output] | None = None  # None: its bridge has not sent it (again) yet
-    shown: bool = False  # the terminal was seen waiting since it is there
+    worked: bool = False  # the session was seen not to wait: the dialog before is gone
+    shown: bool = False  # its dialog was seen: the terminal waits, and not for the one before
+    decided_at: float | None = None  # when it was closed, by whomever
     left_at: float | None = None  # when the terminal stopped waiting
     passed_at: float | None = None  # when a hook showed that the session is past it
     given_up_at: float | None = None
@@ -141,9 +150,11 @@ class Asks:
         """Take up what an earlier worker left open; the bridge will send the calls again."""
         for ask in await self._store.asks_of_session(self._session_id):
             if ask.closed_at is None:
-                self._held[ask.id] = Held(ask, self._file_of(ask, transcript), shown=True)
+                held = Held(ask, self._file_of(ask, transcript), self._clock(), shown=True)
+                self._held[ask.id] = held
             elif ask.decided_by is DecidedBy.USER and _age(ask.closed_at) < LATELY:
-                held = Held(ask, self._file_of(ask, transcript), ruling=decision.of_kept(ask))
+                held = Held(ask, self._file_of(ask, transcript), self._clock())
+                held.ruling, held.decided_at = decision.of_kept(ask), self._clock()
                 self._held[ask.id] = held
 
     def headline(self) -> str | None:
@@ -164,7 +175,9 @@ class Asks:
                 self._pass(earlier)
         if ask.closed_at is not None and ask.decided_by is not DecidedBy.USER:
             return {}
-        held = self._held.setdefault(ask.id, Held(ask, None, shown=key in self._sent_again))
+        new = Held(ask, None, self._clock(), shown=key in self._sent_again)
+        new.worked = self._state is not SessionState.WAITING
+        held = self._held.setdefault(ask.id, new)
         held.verdicts = self._file_of(ask, call.get("transcript_path"))
         held.given_up_at = None
         if key in self._cancelled:
@@ -233,9 +246,16 @@ class Asks:
         self._state = state
         for held in list(self._held.values()):
             self._note_terminal(held)
-            urgent = held.is_over and not held.closed.is_set()
-            if urgent or self._clock() - held.read_at > READ_EVERY:
-                await self._judge(held)
+            await self._look(held)
+
+    async def _look(self, held: Held) -> None:
+        """Judge an ask if it is time to; let go of one of which nothing more is to be expected."""
+        old = self._since(held.decided_at) > LATELY
+        urgent = held.is_over and not held.closed.is_set() and not old
+        if urgent or self._clock() - held.read_at > (SELDOM if old else READ_EVERY):
+            await self._judge(held)
+        if old and self._state is SessionState.IDLE:
+            self._forget(held)
 
     async def deny_all(self, reason: str) -> None:
         """A person halted the session: say no to all that it asks."""
@@ -297,6 +317,7 @@ class Asks:
             )
             if first:
                 held.ask, held.ruling, held.bare = ask, ruling, said.is_bare
+                held.decided_at = self._clock()
                 held.hand_over(ruling.output)
             return first
 
@@ -343,8 +364,11 @@ class Asks:
         if held.agent:
             return
         if self._state is SessionState.WAITING:
-            held.shown, held.left_at = True, None
-        elif held.shown and self._state is SessionState.BUSY:
+            held.shown = held.shown or held.worked or self._since(held.since) > DRAWN
+            held.left_at = None
+            return
+        held.worked = True
+        if held.shown and self._state is SessionState.BUSY:
             held.left_at = held.left_at or self._clock()
         elif held.shown and held.ruling is None:
             self._give_up(held)  # the turn is over: its lines say what became of the call, or none
@@ -393,6 +417,7 @@ class Asks:
     async def _close(self, held: Held, outcome: AskOutcome, decided_by: DecidedBy) -> None:
         """Close an ask; if its call is known its transcript may still say otherwise."""
         held.ask, _ = await self._store.close_ask(held.ask.id, outcome, decided_by)
+        held.decided_at = self._clock()
         held.hand_over({})
         held.closed.set()
 

@@ -82,6 +82,10 @@ def _allow(ask: Ask, decision: Decision) -> Ruling:
         raise RefusedError("This is a question: `claudedo answer` gives it an answer.")
     if decision.input is not None and ask.kind is AskKind.PLAN:
         raise RefusedError("A plan cannot be edited here; `claudedo answer` says what it lacks.")
+    if decision.input is not None and decision.always:
+        raise RefusedError(
+            "A rule would be for what was asked, not for what you made of it: leave out --always."
+        )
     said: dict[str, Any] = {"behavior": "allow"}
     if decision.input is not None:
         said["updatedInput"] = dict(decision.input)

@@ -84,6 +84,8 @@ def allow(
     Example: claudedo allow backend --always
     """
     changed = edit or input_file is not None
+    if always and changed:
+        raise UsageError("A rule is for what was asked: leave out --always, or --edit and --input.")
     if same and changed:
         raise UsageError("--same allows what waits as it is: leave out --edit and --input.")
     if edit and input_file is not None:

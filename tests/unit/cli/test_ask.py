@@ -283,6 +283,7 @@ def test_an_input_replaces_the_whole_one(run: Run, worker: FakeWorker, tmp_path:
         (["--input", "/nowhere"], 2, "cannot be read"),
         (["--input", "-", "--edit"], 2, "Either --edit or --input"),
         (["--same", "--edit"], 2, "--same allows what waits as it is"),
+        (["--always", "--edit"], 2, "A rule is for what was asked"),
     ],
 )
 def test_an_input_that_is_none_decides_nothing(

@@ -270,6 +270,38 @@ async def test_a_dialog_that_is_not_drawn_yet_is_not_taken_for_answered(stage: S
     assert await stage.fate(ask) == (None, None)
 
 
+async def test_the_dialog_before_is_not_taken_for_the_one_that_is_not_drawn_yet(
+    stage: Stage,
+) -> None:
+    await stage.step(state=WAITING)
+    _, ask = await stage.ask()
+    await stage.step(state=WAITING)  # the registry still tells of the dialog before
+    await stage.step(state=BUSY)
+    await stage.step(2.0, state=BUSY)  # a loaded machine draws the next one late
+
+    assert await stage.fate(ask) == (None, None)
+
+    await stage.step(state=WAITING)
+    await stage.step(state=BUSY)
+    await stage.step(2.0, state=BUSY)
+
+    assert await stage.fate(ask) == (AskOutcome.ALLOWED, TERMINAL)
+
+
+async def test_an_ask_of_which_no_line_ever_comes_is_let_go_of_once_the_session_is_idle(
+    stage: Stage,
+) -> None:
+    _, ask = await stage.ask()
+    await asyncio.gather(stage.asks.decide(ask, ALLOW), stage.step(state=BUSY))
+
+    await stage.step(asks_module.LATELY + 1, state=BUSY)
+    assert stage.asks._held  # its tool may still run
+    await stage.step(1, state=SessionState.IDLE)
+
+    assert not stage.asks._held
+    assert await stage.fate(ask) == (AskOutcome.ALLOWED, USER)
+
+
 async def test_a_terminal_that_waits_again_still_shows_the_dialog(stage: Stage) -> None:
     _, ask = await stage.ask()
     for state in (WAITING, BUSY, WAITING):

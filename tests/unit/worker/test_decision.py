@@ -91,6 +91,13 @@ def test_always_never_switches_to_a_mode_that_asks_nothing_nor_takes_a_right_awa
         rule(ask(suggestions=tuple(wide)), Decision(decision="allow", always=True))
 
 
+def test_a_rule_for_what_was_asked_does_not_come_with_an_edited_input() -> None:
+    edited = Decision(decision="allow", always=True, input={"command": "make test"})
+
+    with pytest.raises(RefusedError, match="leave out --always"):
+        rule(ask(suggestions=(RULE,)), edited)
+
+
 def test_always_without_a_suggestion_is_refused() -> None:
     with pytest.raises(RefusedError, match="leave out --always"):
         rule(ask(), Decision(decision="allow", always=True))
