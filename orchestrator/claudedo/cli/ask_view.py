@@ -32,7 +32,6 @@ KIND_STYLES = {
 }
 
 _EDITS = frozenset({"Edit", "MultiEdit", "NotebookEdit", "Write"})
-_DIFF_STYLES = {"+": "green", "-": "red", "@": "cyan"}
 _SAID_LINES = 3
 _EDITING = "edits of files"
 
@@ -97,7 +96,7 @@ def body(ask: Ask) -> list[Cell]:
     if asked := questions(ask):
         return [line for question in asked for line in _question(question, len(asked) > 1)]
     lines = _lines(ask["body"] or ask["title"])
-    looks = _DIFF_STYLES if ask.get("tool") in _EDITS else {}
+    looks = render.DIFF_STYLES if ask.get("tool") in _EDITS else {}
     named = len(looks) and lines[0].startswith("--- ")  # a diff's first two lines name the file
     return [
         Cell(f"{GUTTER}{text}", "dim" if named and number < 2 else looks.get(text[:1], ""))

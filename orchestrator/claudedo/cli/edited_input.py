@@ -24,8 +24,6 @@ from claudedo.errors import ClaudedoError, RefusedError, UsageError
 
 Input = dict[str, Any]
 
-_STYLES = {"+": "green", "-": "red"}
-
 
 class UnchangedError(RefusedError):
     """Nothing was changed in the editor."""
@@ -66,7 +64,7 @@ def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Cell
     old, new = (one["command"] if bare else _json(one) for one in (before, after))
     lines = difflib.unified_diff(_lines(old), _lines(new), lineterm="", n=2)
     kept = [text for text in lines if not text.startswith(("---", "+++", "@@"))]
-    return [Cell(f"  {text}", _STYLES.get(text[:1], "dim")) for text in kept]
+    return [Cell(f"  {text}", render.DIFF_STYLES.get(text[:1], "dim")) for text in kept]
 
 
 def _is_command(given: Mapping[str, Any]) -> bool:

@@ -43,6 +43,9 @@ STATE_STYLES = {
     "failed": "bold red",
 }
 
+DIFF_STYLES = {"+": "green", "-": "red", "@": "cyan"}
+"""How a line of a diff looks, by its first character."""
+
 RUNGS = ("stored", "offered", "delivered", "read", "answered")
 
 

@@ -180,8 +180,7 @@ def _entry(said: Json) -> list[Cell]:
 
 
 def _coloured_diff(text: str) -> list[Cell]:
-    styles = {"+": "green", "-": "red", "@": "cyan"}
-    return [Cell(line, styles.get(line[:1], "")) for line in text.split("\n")]
+    return [Cell(line, render.DIFF_STYLES.get(line[:1], "")) for line in text.split("\n")]
 
 
 def _output(arguments: list[str]) -> str:
