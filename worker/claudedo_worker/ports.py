@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import socket
 from dataclasses import replace
 
@@ -34,15 +35,29 @@ class Ports:
             task = await self._store.task(task.id)
             if task.port is not None:
                 return task
-            tasks = await self._store.tasks()
-            taken = {port for other in tasks if (port := other.port) is not None}
-            for first in self._settings.port_range:
-                # The range may have been moved: blocks need not begin where others did.
-                if not any(abs(first - port) < BLOCK for port in taken) and _is_quiet(first):
-                    return await self._store.change_task(replace(task, port=first))
+            [first] = await self._free(1)
+            return await self._store.change_task(replace(task, port=first))
+
+    async def check(self, count: int) -> None:
+        """Raise `ConflictError` if there are not free blocks for so many tasks."""
+        await self._free(count)
+
+    async def _free(self, count: int) -> list[int]:
+        """The first ports of so many free blocks, the lowest ones."""
+        taken = [task.port for task in await self._store.tasks() if task.port is not None]
+        # The range may have been moved: blocks need not begin where others did.
+        apart = (
+            first
+            for first in self._settings.port_range
+            if not any(abs(first - port) < BLOCK for port in taken)
+        )
+        found = list(itertools.islice(filter(_is_quiet, apart), count))
+        if len(found) == count:
+            return found
         raise ConflictError(
-            f"No ten ports of {self._settings.ports} are free: remove tasks that are done "
-            f"(`claudedo rm`), or set another range as `ports` in {self._settings.config_file}."
+            f"No ten ports of {self._settings.ports} are free for each task: remove tasks that "
+            "are done (`claudedo rm`), or set another range as `ports` in "
+            f"{self._settings.config_file}."
         )
 
 

@@ -175,6 +175,7 @@ class Tasks:
         drafts = [await self._draft(request, wanted) for wanted in request.tasks]
         _check_names(request, drafts)
         _check_trust(request, drafts)
+        await self._ports.check(sum(not d.live and d.task.port is None for d in drafts))
         drafts = [await self._placed(request, draft) for draft in drafts]
         if isinstance(request, TakeOver):
             drafts = [await _freed(request, draft) for draft in drafts]

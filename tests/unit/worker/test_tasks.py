@@ -24,7 +24,7 @@ from claudedo_worker.dialogs import Kind
 from claudedo_worker.mailbox import Mailbox
 from claudedo_worker.store import Store
 from claudedo_worker.supervisor import Order, Supervisor
-from claudedo_worker.tasks import StartRequest, Tasks, Wanted
+from claudedo_worker.tasks import StartRequest, TakeOver, Tasks, Wanted
 from tests.support.records import a_session
 
 pytestmark = pytest.mark.anyio
@@ -61,7 +61,7 @@ class Recorder:
 class Desk:
     """Everything that `Tasks` needs, in one folder."""
 
-    def __init__(self, root: Path, store: Store) -> None:
+    def __init__(self, root: Path, store: Store, **chosen: Any) -> None:
         self.repository = make_repository(root / "repository")
         self.store = store
         self.recorder = Recorder(store)
@@ -69,7 +69,7 @@ class Desk:
         claude.write_text("#!/bin/sh\necho 2.1.330\n")
         claude.chmod(0o755)
         self.environ = {"PATH": os.environ["PATH"], "HOME": str(root)}
-        settings = Settings(home=root, run=root, claude=str(claude))
+        settings = Settings(home=root, run=root, claude=str(claude), **chosen)
         supervisor = cast(Supervisor, self.recorder)
         self.tasks = Tasks(settings, store, supervisor, Mailbox(store))
 
@@ -81,10 +81,15 @@ class Desk:
 
 
 @pytest.fixture
-async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
     database = await Database.open(tmp_path / "db")
-    yield Desk(tmp_path, Store(database, Bus().publish))
+    yield Store(database, Bus().publish)
     await database.close()
+
+
+@pytest.fixture
+def desk(tmp_path: Path, store: Store) -> Desk:
+    return Desk(tmp_path, store)
 
 
 async def test_tasks_started_together_are_peers_with_a_worktree_each(desk: Desk) -> None:
@@ -174,6 +179,32 @@ async def test_a_workspace_that_is_not_there_is_no_other_name_for_the_repository
         await desk.start("two", workspace="other")
     assert [task.name for task in await desk.store.tasks()] == ["one"]
     assert (await desk.start("two")).workspace == "mine"
+
+
+async def test_without_free_ports_nothing_is_ended_or_made(tmp_path: Path, store: Store) -> None:
+    desk = Desk(tmp_path, store, ports="29000-29019")
+    await desk.start("one")
+    with pytest.raises(ConflictError, match="29000-29019"):
+        await desk.start("two", "three")
+    await desk.start("two")
+    ended = []
+
+    async def end() -> None:
+        ended.append(True)
+
+    adopted = TakeOver(
+        cwd=str(desk.repository),
+        tasks=(Wanted(name="three"),),
+        env=desk.environ,
+        here=True,
+        trust=True,
+        conversation="c",
+        end=end,
+    )
+    with pytest.raises(ConflictError, match="29000-29019"):
+        await desk.tasks.take_over(adopted)
+    assert ended == []
+    assert {task.name for task in await store.tasks()} == {"one", "two"}
 
 
 async def test_dialogs_are_answered_only_as_far_as_the_person_said(desk: Desk) -> None:
