@@ -40,6 +40,7 @@ class Settings:
     notify: str | None = None  # a shell command that runs on asks and failures
     continue_after_limit: bool = True  # go on by itself when a rate limit or overload is over
     limit_pause: int = 60  # seconds until it does so first, where nobody said when that is
+    telemetry: bool = True  # have sessions report what they cost, where nobody else wants it told
     ports: str = "20000-29999"  # what tasks are given ports from, ten each
     setup_timeout: int = 1800  # seconds that a task file's setup or teardown may take
 
@@ -150,6 +151,7 @@ _KEYS: dict[str, type] = {
     "notify": str,
     "continue_after_limit": bool,
     "limit_pause": int,
+    "telemetry": bool,
     "ports": str,
     "setup_timeout": int,
 }

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from typing import Any
 
 import pytest
 
 from claudedo.demo import reply
 from claudedo.demo.model import Sequence, Text, ToolUse
-from claudedo_worker import claude_binary
 from tests.support.world import World
 
 pytestmark = pytest.mark.acceptance
-
-TELLS_COST = (2, 1, 330)
-"""The first version known to write what a conversation cost (docs/claude-cli.md 29.7)."""
 
 LOOK = ToolUse(
     "Agent",
@@ -40,6 +38,20 @@ def await_usage(world: World) -> dict[str, Any]:
     return world.wait_for(shown, f"the session does not show {expected(world)}")
 
 
+def await_cost(world: World) -> float:
+    """Wait until the session shows the sum of all prices, one for each request; returns it."""
+
+    def shown() -> float:
+        with closing(sqlite3.connect(world.state / "claudedo.db")) as database:
+            prices = [dollars for (dollars,) in database.execute("SELECT dollars FROM prices")]
+        cost = float(world.session("backend")["usage"]["cost_usd"] or 0)
+        # Those beside the conversation, too.
+        whole = len(prices) == len(world.model.requests)
+        return cost if whole and cost == pytest.approx(sum(prices)) else 0
+
+    return world.wait_for(shown, "the session does not show what its requests cost")
+
+
 def test_task_shows_what_it_used_through_subagents_clear_and_restart(world: World) -> None:
     world.model.script("PROMPT-1", Sequence([LOOK, Text("first"), Text("second")]))
     world.start("backend=PROMPT-1")
@@ -48,12 +60,12 @@ def test_task_shows_what_it_used_through_subagents_clear_and_restart(world: Worl
     usage = await_usage(world)
     assert usage["requests"] >= 3
     assert usage["model"].startswith("claude-")
-    assert usage["cost_usd"] is None, "the CLI did not tell it yet"
+    cost = await_cost(world)
     world.type("backend", "/exit")
     world.await_state("backend", "stopped")
-    session = world.session("backend")
-    tells = claude_binary.parse(session["version"]) >= TELLS_COST
-    assert (session["usage"]["cost_usd"] is not None) is tells
+    assert world.session("backend")["usage"]["cost_usd"] == pytest.approx(cost), (
+        "by the CLI's own sum, too"
+    )
     world.run("restart", "backend")
     world.await_state("backend", "idle")
     world.type("backend", "/clear")
@@ -61,4 +73,5 @@ def test_task_shows_what_it_used_through_subagents_clear_and_restart(world: Worl
     world.wait_for(lambda: world.session("backend")["session_id"] != first, "not cleared")
     world.await_rung("backend", world.send("backend", "MORE"), "read")
     assert await_usage(world)["requests"] == usage["requests"] + 1
+    assert await_cost(world) > cost
     assert "usage input tokens" in world.run("show", "backend").stdout

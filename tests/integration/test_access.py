@@ -48,7 +48,9 @@ class Scene:
             template.replace("{task}", self.backend.id)
             .replace("{message}", "m_first")
             .replace("{ask}", "k_first")
+            .replace("{session}", self.live.id)
             .replace("{token}", "wrong")
+            .replace("{secret}", "wrong")
             .replace("{path:path}", "app.js")
         )
 
@@ -155,6 +157,8 @@ ROUTES: dict[tuple[str, str], tuple[int, int, int, int, int]] = {
     ("GET", "/"): (200, 200, 200, 200, 200),
     ("GET", "/static/{path:path}"): (200, 200, 200, 200, 200),
     ("GET", "/open/{token}"): (401, 401, 401, 401, 401),  # the token is the credential
+    # the secret in the path is the credential: test_telemetry.py
+    ("POST", "/telemetry/{session}/{secret}/v1/logs"): (401, 401, 401, 401, 401),
     ("GET", "/api/worker"): (200, 200, 200, 401, 401),
     ("GET", "/api/worker/check"): (200, 200, 403, 401, 401),
     ("POST", "/api/worker/stop"): (200, 403, 403, 401, 401),

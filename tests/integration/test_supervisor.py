@@ -25,7 +25,7 @@ from claudedo import holding, settings
 from claudedo.demo.repository import make_repository
 from claudedo.model import Launch, Session, SessionState, Task, now
 from claudedo.settings import make_private
-from claudedo_worker import live, supervisor, terminal
+from claudedo_worker import live, supervisor, telemetry, terminal
 from claudedo_worker.bus import Bus
 from claudedo_worker.claude_binary import Claude
 from claudedo_worker.database import Database
@@ -64,6 +64,9 @@ for _ in range(3000):
 """
 
 
+URL = "http://127.0.0.1:9"  # where a worker would listen
+
+
 class Place:
     """A state directory, a task, and as many supervisors, one after the other, as a test wants."""
 
@@ -99,7 +102,7 @@ class Place:
         await self.next_worker()
 
     async def next_worker(self) -> None:
-        self.now = Supervisor(self.settings, self.store, lambda live: cast(Any, None))
+        self.now = Supervisor(self.settings, self.store, lambda live: cast(Any, None), URL)
         await self.now.recover()
 
     async def session(self) -> Session:
@@ -196,6 +199,28 @@ async def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     monkeypatch.setattr(live, "START_PATIENCE", 1.0)
     async with opened(tmp_path) as made:
         yield made
+
+
+async def test_a_session_reports_its_costs_unless_the_person_has_telemetry_of_their_own_or_says_no(
+    place: Place,
+) -> None:
+    async def destination() -> str | None:
+        pid = (await place.until(SessionState.IDLE)).pid
+        return psutil.Process(pid).environ().get("OTEL_EXPORTER_OTLP_ENDPOINT")
+
+    await place.start()
+    session = await place.until(SessionState.IDLE)
+    secret = telemetry.secret(await place.store.session_credential(session.id) or "")
+    assert await destination() == f"{URL}/telemetry/{session.id}/{secret}"
+    await place.now.stop(place.task.id)
+    theirs = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
+    await place.start(environ={**place.order().environ, **theirs})
+    assert await destination() == "http://127.0.0.1:4318"
+    await place.now.stop(place.task.id)
+    place.settings = replace(place.settings, telemetry=False)
+    await place.restart_worker()
+    await place.start()
+    assert await destination() is None
 
 
 async def test_a_session_whose_tools_never_connect_does_not_stay_in_starting(place: Place) -> None:

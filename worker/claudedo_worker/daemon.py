@@ -88,7 +88,8 @@ async def _serve(settings: Settings) -> None:
         def make_caller(live: LiveSession) -> SessionCaller:
             return SessionCaller(store, mailbox, live)
 
-        supervisor = Supervisor(settings, store, make_caller)
+        url = f"http://{HOST}:{port.getsockname()[1]}"
+        supervisor = Supervisor(settings, store, make_caller, url)
         bus.subscribe(supervisor.notice)
         tasks, foreign = Tasks(settings, store, supervisor, mailbox), ForeignSessions(store)
         context = api.Context(
@@ -101,7 +102,7 @@ async def _serve(settings: Settings) -> None:
             supervisor=supervisor,
             version=metadata.version("claudedo"),
             stop=stop.set,
-            url=f"http://{HOST}:{port.getsockname()[1]}",
+            url=url,
         )
         realtime = Realtime(store, bus, mailbox)
         door = await _door(store, context, realtime)

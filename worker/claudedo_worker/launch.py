@@ -23,7 +23,7 @@ from claudedo import claude_args, protocol
 from claudedo.errors import UsageError
 from claudedo.model import Session, Task
 from claudedo.settings import Settings, make_private
-from claudedo_worker import registry
+from claudedo_worker import registry, telemetry
 from claudedo_worker.dialogs import Kind
 from claudedo_worker.processes import SESSION_VARIABLE
 
@@ -91,6 +91,7 @@ class Plan:
     env: Mapping[str, str]
     cwd: Path
     credential: str
+    telemetry: bool  # nobody else has a say about the CLI's own
 
     def __repr__(self) -> str:
         return f"Plan(argv={self.argv!r}, cwd={self.cwd!r})"
@@ -191,6 +192,9 @@ def prepare(
         env=env,
         cwd=cwd,
         credential=credential,
+        telemetry=telemetry.is_free(
+            env, {cwd, *_checkouts(task)}, [task.recipe.env, *given.settings]
+        ),
     )
 
 
@@ -333,6 +337,10 @@ def default_permission_mode(environ: Mapping[str, str]) -> str:
     except (OSError, ValueError, AttributeError):
         return "default"
     return mode if isinstance(mode, str) and mode not in NEVER_BY_OMISSION else "default"
+
+
+def _checkouts(task: Task) -> list[Path]:
+    return [Path(place) for place in (task.worktree, task.repo) if place]
 
 
 def _flags(

@@ -127,7 +127,7 @@ class LiveSession:
         """The process is gone: what its transcript does not show did not happen."""
         await self.courier.close()
         await self.asks.close()
-        await self._count()
+        await self._count(ended=True)
 
     async def change(self, **changes: Any) -> None:
         """Store changes of the record."""
@@ -157,10 +157,10 @@ class LiveSession:
         if time.monotonic() - self._counted_at >= COUNT_EVERY:
             await self._count()
 
-    async def _count(self) -> None:
+    async def _count(self, *, ended: bool = False) -> None:
         """Keep in the record what was used until now."""
         self._counted_at = time.monotonic()
-        await self.change(usage=await self._account.total(self.session))
+        await self.change(usage=await self._account.total(self.session, ended=ended))
 
     async def _leave_limit_dialog(self) -> None:
         """Close the question what to do about a limit once the session is to go on (29.5)."""

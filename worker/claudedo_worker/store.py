@@ -44,6 +44,7 @@ from claudedo.model import (
     stamp,
 )
 from claudedo_worker.database import Database, Row
+from claudedo_worker.telemetry import Price
 
 Announce = Callable[[Event], None]
 
@@ -240,6 +241,23 @@ class Store:
         values = {"task_id": task_id, "conversation": conversation}
         async with self._db.transaction():
             await self._db.run("set_usage", {**values, "usage": json.dumps(asdict(usage))})
+
+    async def add_prices(self, task_id: str, prices: Iterable[Price]) -> None:
+        """What requests of a task's conversations cost; each counts once."""
+        rows = [{"task_id": task_id, **asdict(price)} for price in prices]
+        if rows:
+            async with self._db.transaction():
+                for row in rows:
+                    await self._db.run("insert_price", row)
+
+    async def prices(
+        self, task_id: str, conversation: str, after: int
+    ) -> tuple[int, dict[str, float]]:
+        """What was told after the number `after`: dollars by request, and the number to go on."""
+        given = {"task_id": task_id, "conversation": conversation, "after": after}
+        rows = await self._db.all("prices_after", **given)
+        told = {row["request"]: row["dollars"] for row in rows}
+        return (rows[-1]["seq"] if rows else after), told
 
     async def live_sessions(self) -> list[Session]:
         """The sessions that have, or should have, a process."""

@@ -26,7 +26,7 @@ from claudedo.errors import ClaudedoError, ConflictError, TimedOutError
 from claudedo.holding import Exit, HolderError
 from claudedo.model import Event, Session, SessionState, Task, new_id, now
 from claudedo.settings import Settings
-from claudedo_worker import asks, dialogs, launch, mcp_server, processes, registry
+from claudedo_worker import asks, dialogs, launch, mcp_server, processes, registry, telemetry
 from claudedo_worker.claude_binary import Claude
 from claudedo_worker.clock import working_time
 from claudedo_worker.failures import Schedule
@@ -87,8 +87,12 @@ class StoppedError(Exception):
 class Supervisor:
     """All live sessions of this worker."""
 
-    def __init__(self, settings: Settings, store: Store, make_caller: MakeCaller) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, make_caller: MakeCaller, url: str | None = None
+    ) -> None:
+        """`url`: where sessions report what they cost; none do without it."""
         self._settings = settings
+        self._url = url if settings.telemetry else None
         self._store = store
         self._make_caller = make_caller
         self._schedule = Schedule(
@@ -250,13 +254,16 @@ class Supervisor:
             claude=order.claude.path,
             grants=order.grants,
         )
-        await self._store.set_credential(session.id, hashed(plan.credential))
+        credential, env = hashed(plan.credential), dict(plan.env)
+        await self._store.set_credential(session.id, credential)
+        if plan.telemetry and self._url:
+            env |= telemetry.variables(self._url, session.id, credential)
         folder = self._settings.session_dir(session.id)
         spec = {
             "socket": session.holder_socket,
             "argv": plan.argv,
             "cwd": str(plan.cwd),
-            "env": plan.env,
+            "env": env,
             "rows": dialogs.ROWS,
             "cols": dialogs.COLS,
             "scrollback": SCROLLBACK,

@@ -1,7 +1,8 @@
 """Counts what the conversations of a task used, from what the CLI writes to disk.
 
 Tokens and context stand in every line that a model answered (docs/claude-cli.md 18.3, 29.6). The
-cost stands there only once a newer version was left (29.7): where that is not so, none is told.
+cost stands there only once a newer version was left (29.7); before that it is the sum of what the
+CLI reported for each request (29.9). Where a part of that is missing, none is told.
 Reads only what was added since the last time; knows nothing of receipts or failures.
 """
 
@@ -9,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -26,6 +28,9 @@ _COUNTERS = {
 }
 _CONTEXT = ("input_tokens", "cache_read_tokens", "cache_creation_tokens")
 _SYNTHETIC = "<synthetic>"  # a line that the CLI wrote itself: nothing was used (11.4, 27.1)
+
+REPORT_SECONDS = 15.0
+"""By then the CLI has reported what a request cost: it does so every two seconds (29.9)."""
 
 Counts: TypeAlias = dict[str, int]
 
@@ -71,11 +76,24 @@ class Meter:
     _messages: dict[str, Counts] = field(default_factory=dict)  # API message -> what it used
     _context: int = 0
     _model: str | None = None
+    # message -> the API's name for the request, and when it was answered
+    _requests: dict[str, tuple[str | None, datetime | None]] = field(default_factory=dict)
     _cost: float | None = None  # what the CLI said, as long as nothing came after it
+    _doubtful: bool = False  # it said that it does not know what a model costs
     _older: bool = False  # the conversation was there before: its cost is not the task's alone
 
-    def read(self) -> Usage:
-        """Everything so far. Takes long for a long conversation that is read the first time."""
+    @property
+    def _began(self) -> datetime:
+        return datetime.fromisoformat(self.since)
+
+    def read(
+        self, prices: Mapping[str, float] | None = None, reported: datetime | None = None
+    ) -> Usage:
+        """Everything so far. Takes long for a long conversation that is read the first time.
+
+        `prices`: dollars that requests of the conversation cost, as far as that was reported;
+        what was answered after `reported` may still be missing there.
+        """
         for path in (self.transcript, *self._subagents()):
             for line in self._files.setdefault(path, _Lines(path)).new():
                 self._take(line, main=path == self.transcript)
@@ -85,13 +103,20 @@ class Meter:
             requests=len(self._messages),
             context_tokens=self._context,
             model=self._model,
-            cost_usd=self._cost_of_all(),
+            cost_usd=self._cost_of_all(prices or {}, reported),
         )
 
-    def _cost_of_all(self) -> float | None:
-        if not self._messages:
-            return 0.0
-        return None if self._older else self._cost
+    def _cost_of_all(self, prices: Mapping[str, float], reported: datetime | None) -> float | None:
+        if self._cost is not None and not self._older:
+            return self._cost
+        if self._doubtful or (self._requests and not prices):
+            return None
+        for request, at in self._requests.values():
+            late = reported is not None and at is not None and at > reported
+            if request not in prices and not late:
+                return None
+        # Requests beside the conversation have a price and no line: they count, too.
+        return round(math.fsum(prices.values()), 6)
 
     def _subagents(self) -> list[Path]:
         return sorted(self.transcript.with_suffix("").glob("subagents/**/agent-*.jsonl"))
@@ -99,8 +124,9 @@ class Meter:
     def _take(self, line: dict[str, Any], *, main: bool) -> None:
         if line.get("type") == "cost-state":
             cost = line.get("totalCostUSD")
-            unknown = line.get("hasUnknownModelCost")
-            self._cost = float(cost) if isinstance(cost, int | float) and not unknown else None
+            self._doubtful = bool(line.get("hasUnknownModelCost"))
+            told = isinstance(cost, int | float) and not self._doubtful
+            self._cost = cost if told else None
             return
         message = line.get("message")
         if line.get("type") != "assistant" or not isinstance(message, dict):
@@ -113,20 +139,25 @@ class Meter:
             self._model = str(message["model"])
         if line.get("forkedFrom"):
             return
-        if self._is_older(line.get("timestamp")):
+        at = _moment(line.get("timestamp"))  # a line without a time that can be read counts
+        if at is not None and at < self._began:
             self._older = True
             return
         # One answer may be several lines, each with what it used so far: the last one holds.
-        known = str(message.get("id") or line.get("uuid"))
-        if self._messages.get(known) != used:  # a conversation that is resumed may repeat a line
-            self._messages[known] = used
+        name = str(message.get("id") or line.get("uuid"))
+        if self._messages.get(name) != used:  # a conversation that is resumed may repeat a line
+            self._messages[name] = used
+            self._requests[name] = (line.get("requestId"), at)
             self._cost = None
 
-    def _is_older(self, timestamp: Any) -> bool:
-        try:
-            return datetime.fromisoformat(str(timestamp)) < datetime.fromisoformat(self.since)
-        except (ValueError, TypeError):  # a line without a time that can be read counts
-            return False
+
+@dataclass
+class _Part:
+    """One conversation of a task, with what its requests were reported to have cost."""
+
+    meter: Meter
+    prices: dict[str, float] = field(default_factory=dict)
+    told: int = 0  # up to here the prices are known
 
 
 class Account:
@@ -135,38 +166,39 @@ class Account:
     def __init__(self, store: Store, task: Task) -> None:
         self._store = store
         self._task = task
-        self._meter: Meter | None = None
-        self._conversation = ""
-        self._before: Usage = Usage()  # in the task's other conversations
-        self._stored: Usage | None = None
+        self._parts: dict[str, _Part] = {}  # conversations that were seen, the left ones included
+        self._stored: dict[str, Usage] | None = None
 
-    async def total(self, session: Session) -> Usage | None:
-        """What was used until now; stored if it changed. None while there is no transcript."""
+    async def total(self, session: Session, *, ended: bool = False) -> Usage | None:
+        """What was used until now; stored if it changed. None while there is no transcript.
+
+        `ended`: nothing more will be reported, so that a price that is missing stays so.
+        """
         if session.transcript is None:
             return session.usage
-        path = Path(session.transcript)
-        if self._meter is None or self._meter.transcript != path:
-            await self._read()  # the other one's last words
-            await self._open(session.conversation, path)
-        return plus(self._before, await self._read())
+        if self._stored is None:
+            self._stored = await self._store.usages(self._task.id)
+        path, present = Path(session.transcript), session.conversation
+        known = self._parts.pop(present, None)
+        if known is None or known.meter.transcript != path:
+            known = _Part(Meter(path, self._task.created_at))
+        self._parts[present] = known  # the last one: its context is the task's
+        for conversation, part in self._parts.items():
+            used = await self._read(conversation, part, ended=ended)
+            if used != self._stored.get(conversation):
+                await self._store.set_usage(self._task.id, conversation, used)
+                self._stored[conversation] = used
+        total = Usage(cost_usd=0.0)
+        for conversation, used in self._stored.items():
+            total = plus(total, used) if conversation != present else total
+        return plus(total, self._stored[present])
 
-    async def _read(self) -> Usage:
-        if self._meter is None:
-            return Usage()
-        used = await asyncio.to_thread(self._meter.read)
-        if used != self._stored:
-            await self._store.set_usage(self._task.id, self._conversation, used)
-            self._stored = used
-        return used
-
-    async def _open(self, conversation: str, path: Path) -> None:
-        kept = await self._store.usages(self._task.id)
-        self._stored = kept.pop(conversation, None)
-        self._before = Usage(cost_usd=0.0)
-        for used in kept.values():
-            self._before = plus(self._before, used)
-        self._conversation = conversation
-        self._meter = Meter(path, self._task.created_at)
+    async def _read(self, conversation: str, part: _Part, *, ended: bool) -> Usage:
+        """Those that were left, too: their last words, and prices, come late."""
+        part.told, prices = await self._store.prices(self._task.id, conversation, part.told)
+        part.prices |= prices
+        by = datetime.now(UTC) - timedelta(seconds=0 if ended else REPORT_SECONDS)
+        return await asyncio.to_thread(part.meter.read, part.prices, by)
 
 
 def plus(before: Usage, latest: Usage) -> Usage:
@@ -176,6 +208,15 @@ def plus(before: Usage, latest: Usage) -> Usage:
     costs = (before.cost_usd, latest.cost_usd)
     known = [cost for cost in costs if cost is not None]
     return replace(latest, **sums, cost_usd=sum(known) if len(known) == len(costs) else None)
+
+
+def _moment(timestamp: Any) -> datetime | None:
+    """A time with its zone; None for anything else."""
+    try:
+        at = datetime.fromisoformat(str(timestamp))
+    except ValueError:
+        return None
+    return at if at.tzinfo else None
 
 
 def _counts(usage: Mapping[str, Any]) -> Counts:

@@ -391,7 +391,9 @@ async def _let_go(held: Held) -> None:
 async def _stream(
     http: web.Request, message: Mapping[str, Any], seconds: float
 ) -> web.StreamResponse:
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    # As the API does: the CLI writes it beside the answer, and into its telemetry.
+    named = {"request-id": f"req_{message['id']}"}
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", **named})
     events = tuple(reply.events(message))
     try:
         await response.prepare(http)

@@ -107,6 +107,23 @@ def test_a_relative_path_in_the_environment_is_refused_where_nobody_knows_the_fo
         launch.anchored_environment({name: "./there"}, None)
 
 
+def test_telemetry_is_left_alone_where_a_layer_of_the_session_speaks_of_it(
+    settings: Settings, tmp_path: Path
+) -> None:
+    own = json.dumps({"env": {"OTEL_LOGS_EXPORTER": "otlp"}})
+    given = task(tmp_path)
+    assert plan(settings, given).telemetry
+    assert not plan(settings, given, environ={**ENVIRON, "DO_NOT_TRACK": "1"}).telemetry
+    assert not plan(settings, task(tmp_path, claude_args=("--settings", own))).telemetry
+    recipe = Recipe(env={"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"})
+    assert not plan(settings, replace(given, recipe=recipe)).telemetry
+    (tmp_path / ".claude").mkdir()
+    (tmp_path / ".claude/settings.local.json").write_text(own)
+    assert not plan(settings, given).telemetry
+    (tmp_path / "worktree").mkdir()
+    assert not plan(settings, replace(given, worktree=str(tmp_path / "worktree"))).telemetry
+
+
 @pytest.mark.parametrize(
     ("content", "mode"),
     [

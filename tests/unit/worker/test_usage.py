@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from claudedo.model import Usage
+from claudedo_worker.telemetry import Price
 from claudedo_worker.usage import Account, Meter, plus
 from tests.support.mailroom import Mailroom
 
@@ -176,6 +178,48 @@ def test_cost_is_told_only_while_nothing_came_after_it(tmp_path: Path) -> None:
     assert meter.read().cost_usd is None
 
 
+def test_cost_is_the_sum_of_the_prices_once_every_request_has_one(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    meter = Meter(path, SINCE)
+    title = {"req_title": 0.001}  # asked beside the conversation
+    assert meter.read(title).cost_usd == 0.001
+    add(path, answered("m1", said=1, requestId="req_1"), answered("m1", said=2, requestId="req_1"))
+    assert meter.read().cost_usd is None
+    assert meter.read(title).cost_usd is None
+    assert meter.read({**title, "req_1": 0.1}).cost_usd == 0.101
+    add(path, cost(0.3))
+    assert meter.read({**title, "req_1": 0.1}).cost_usd == 0.3, "the CLI's own sum wins"
+    add(path, answered("m2", said=2))
+    assert meter.read({**title, "req_1": 0.1}).cost_usd is None, "its request has no name"
+
+
+def test_price_may_be_late_for_what_was_answered_just_now(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    meter = Meter(path, SINCE)
+    before, after = (datetime(2026, 11, 21, 20, minute, tzinfo=UTC) for minute in (0, 2))
+    add(path, answered("m1", requestId="req_1", at="2026-11-21T20:01:00.000Z"))
+    assert meter.read({}, before).cost_usd is None, "nothing is reported at all"
+    add(path, answered("m2", requestId="req_2", at="2026-11-21T20:01:01.000Z"))
+    assert meter.read({"req_1": 0.1}, before).cost_usd == 0.1
+    assert meter.read({"req_1": 0.1}, after).cost_usd is None
+    assert meter.read({"req_1": 0.1, "req_2": 0.2}, after).cost_usd == 0.3
+    add(path, answered("m3", requestId="req_3", at="some time"))
+    assert meter.read({"req_1": 0.1, "req_2": 0.2}, before).cost_usd is None
+
+
+def test_only_what_the_task_asked_in_an_adopted_conversation_costs_it(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    add(path, answered("m1", requestId="req_1", at="2026-11-21T18:59:59.999Z"), cost(1.5))
+    add(path, answered("m2", requestId="req_2"), cost(1.75))
+    assert Meter(path, SINCE).read({"req_2": 0.25}).cost_usd == 0.25
+
+
+def test_prices_of_a_model_that_the_cli_does_not_know_are_not_believed(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    add(path, answered("m1", requestId="req_1"), cost(1.5, hasUnknownModelCost=True))
+    assert Meter(path, SINCE).read({"req_1": 1.5}).cost_usd is None
+
+
 def test_sum_lacks_a_cost_when_one_part_does() -> None:
     known = Usage(requests=1, output_tokens=2, cost_usd=0.5, context_tokens=9, model="old")
     latest = replace(known, model="new", context_tokens=4)
@@ -207,6 +251,25 @@ async def test_task_keeps_its_sum_over_conversations_and_workers(
         assert used.cost_usd == 0.75
     assert (used := await account.total(session)) is not None
     assert (used.output_tokens, used.context_tokens) == (7, 900), "each conversation once"
+
+
+async def test_price_that_comes_after_a_conversation_was_left_still_counts(
+    room: Mailroom, tmp_path: Path
+) -> None:
+    old, new = tmp_path / "c1.jsonl", tmp_path / "c2.jsonl"
+    late: dict[str, Any] = {"at": "2998-01-01T00:00:00.000Z"}
+    add(old, answered("m1", requestId="req_1", **late), answered("m2", requestId="req_2", **late))
+    task, account = room.task.id, Account(room.store, room.task)
+    before = replace(room.session, conversation="c1", transcript=str(old))
+    await room.store.add_prices(task, [Price("c1", "req_1", 0.5)])
+    assert (used := await account.total(before)) is not None
+    assert used.cost_usd == 0.5
+    cleared = replace(room.session, conversation="c2", transcript=str(new))
+    await account.total(cleared)
+    await room.store.add_prices(task, [Price("c1", "req_2", 0.25), Price("c1", "req_1", 0.5)])
+    for counting in (account, Account(room.store, room.task)):
+        assert (used := await counting.total(cleared, ended=True)) is not None
+        assert (used.requests, used.cost_usd) == (2, 0.75)
 
 
 async def test_session_without_a_transcript_used_nothing_yet(room: Mailroom) -> None:

@@ -20,7 +20,7 @@ from claudedo.errors import (
     VersionError,
 )
 from claudedo_worker.access import KEY, Access, Kind
-from claudedo_worker.api import asks, finish, foreign, messages, service, tasks
+from claudedo_worker.api import asks, finish, foreign, messages, service, tasks, telemetry
 from claudedo_worker.api.context import Context, Handler
 from claudedo_worker.api.problems import http_problem, problem_response, unexpected
 
@@ -48,6 +48,7 @@ ROUTES = (
     Rule("GET", "/", service.page, ANYBODY),
     Rule("GET", "/static/{path:path}", service.static, ANYBODY),
     Rule("GET", "/open/{token}", service.open_page, ANYBODY),
+    Rule("POST", "/telemetry/{session}/{secret}/v1/logs", telemetry.take_logs, ANYBODY),
     Rule("GET", "/api/worker", service.worker, OURS),
     Rule("GET", "/api/worker/check", service.check, PEOPLE),
     Rule("POST", "/api/worker/stop", service.stop_worker, TERMINAL),

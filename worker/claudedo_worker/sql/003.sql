@@ -43,6 +43,16 @@ CREATE TABLE usages (
     PRIMARY KEY (task_id, conversation)
 ) STRICT, WITHOUT ROWID;
 
+-- What each request cost, by the CLI's own telemetry: counted once, however often it is reported.
+CREATE TABLE prices (
+    seq          INTEGER PRIMARY KEY,
+    task_id      TEXT NOT NULL REFERENCES tasks (id) ON DELETE CASCADE,
+    conversation TEXT NOT NULL,
+    request      TEXT NOT NULL,
+    dollars      REAL NOT NULL,
+    UNIQUE (task_id, conversation, request)
+) STRICT;
+
 ALTER TABLE sessions ADD COLUMN failure TEXT;
 -- the transcript that a fork begins with, until it has one of its own
 ALTER TABLE sessions ADD COLUMN fork_of TEXT;

@@ -105,6 +105,15 @@ SELECT conversation, usage FROM usages WHERE task_id = :task_id;
 INSERT INTO usages (task_id, conversation, usage) VALUES (:task_id, :conversation, :usage)
     ON CONFLICT (task_id, conversation) DO UPDATE SET usage = excluded.usage;
 
+-- insert_price: What a request cost; the first to say so is right
+INSERT INTO prices (task_id, conversation, request, dollars)
+VALUES (:task_id, :conversation, :request, :dollars)
+    ON CONFLICT (task_id, conversation, request) DO NOTHING;
+
+-- prices_after: What the requests of a conversation cost, of which was told after a number
+SELECT seq, request, dollars FROM prices
+ WHERE task_id = :task_id AND conversation = :conversation AND seq > :after ORDER BY seq;
+
 -- insert_ask: Something only a person can decide
 INSERT INTO asks (id, task_id, session_id, kind, title, body, tool, input, suggestions, agent, call,
                   tool_use_id, opened_at)
