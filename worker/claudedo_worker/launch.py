@@ -192,9 +192,7 @@ def prepare(
         env=env,
         cwd=cwd,
         credential=credential,
-        telemetry=telemetry.is_free(
-            env, {cwd, *_checkouts(task)}, [task.recipe.env, *given.settings]
-        ),
+        telemetry=telemetry.is_free(env, {cwd, *_checkouts(task)}, given.settings),
     )
 
 

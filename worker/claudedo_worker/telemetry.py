@@ -61,8 +61,8 @@ def is_free(
 ) -> bool:
     """True if nothing says anything about telemetry, be it where to, or that there be none.
 
-    `environ`: the shell's environment. `folders`: those whose `.claude` counts. `layers`: further
-    settings. A file that is there and cannot be read may say anything.
+    `environ`: what the session would have. `folders`: those whose `.claude` counts. `layers`:
+    further settings. A file that is there and cannot be read may say anything.
     """
     try:
         files = [_content(path) for path in _files(environ, folders) if path.exists()]

@@ -92,10 +92,9 @@ def test_every_file_of_settings_is_respected_and_so_is_one_that_cannot_be_read(
     assert not is_free(tmp_path)
 
 
-def test_what_is_nested_or_given_by_flag_or_task_file_is_respected(tmp_path: Path) -> None:
+def test_what_is_nested_or_given_by_flag_is_respected(tmp_path: Path) -> None:
     assert not is_free(tmp_path, TEAM)
     assert not is_free(tmp_path, {}, {"otelHeadersHelper": "/bin/headers"})
-    assert not is_free(tmp_path, {"OTEL_LOGS_EXPORTER": "console"})  # the task file's `env`
     write(tmp_path / "home/.claude/remote-settings.json", {"settings": [TEAM]})
     assert not is_free(tmp_path)
 
