@@ -214,6 +214,11 @@ def decoded(text: str, flag: str) -> dict[str, Any]:
         raise UsageError(f"{flag}: {text[:80]} is not JSON: {error}") from error
     if not isinstance(data, dict):
         raise UsageError(f"{flag}: {text[:80]} is not a JSON object.")
+    if flag == "--settings" and data.get("disableAllHooks"):
+        raise UsageError(
+            f"{flag}: `disableAllHooks` would switch off claudedo's own, by which messages arrive; "
+            "leave it out, or run `claude` without claudedo."
+        )
     servers = data.get("mcpServers") if flag == "--mcp-config" else None
     if isinstance(servers, dict) and SERVER in servers:
         raise UsageError(f"{flag}: the server {SERVER!r} is claudedo's own; name yours otherwise.")

@@ -93,8 +93,8 @@ class Place:
         )
 
     async def start(self, *arguments: str, **changes: Any) -> None:
-        self.task = replace(self.task, launch=Launch(claude_args=arguments))
-        await self.store.change_task(self.task)
+        launch = Launch(claude_args=arguments)
+        self.task = await self.store.change_task(self.task, launch=launch)
         await self.now.start(self.task, self.order(**changes))
 
     async def restart_worker(self) -> None:

@@ -222,6 +222,11 @@ async def test_a_missing_git_is_named(main: Path, monkeypatch: pytest.MonkeyPatc
         await discover(main)
 
 
+async def test_a_home_of_nobody_for_worktrees_is_said_to_lead_nowhere(main: Path) -> None:
+    with pytest.raises(UsageError, match="there is no such user"):
+        await plan_worktree(await discover(main), "x", worktree_dir="~no-such-user/trees")
+
+
 async def test_a_worktree_that_another_git_is_just_making_is_waited_for(main: Path) -> None:
     half = main / ".git" / "worktrees" / "half"
     half.mkdir(parents=True)

@@ -187,6 +187,13 @@ def test_every_other_path_is_seen_from_there_too_and_keeps_its_form() -> None:
     )
 
 
+def test_nobody_switches_off_the_hooks_by_which_messages_arrive(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="disableAllHooks"):
+        claude_args.content('{"disableAllHooks": true}', tmp_path, "--settings")
+
+    assert claude_args.content('{"disableAllHooks": false}', tmp_path, "--settings")
+
+
 def test_nobody_puts_a_server_in_the_place_of_ours(tmp_path: Path) -> None:
     """Joined with ours it would be neither: its arguments stand before those of the bridge."""
     given = '{"mcpServers": {"claudedo": {"args": ["-c", "pass"]}}}'

@@ -10,7 +10,6 @@ import asyncio
 import errno
 import itertools
 import socket
-from dataclasses import replace
 
 from claudedo.errors import ConflictError
 from claudedo.model import Task
@@ -36,7 +35,7 @@ class Ports:
             if task.port is not None:
                 return task
             [first] = await self._free(1)
-            return await self._store.change_task(replace(task, port=first))
+            return await self._store.change_task(task, port=first)
 
     async def check(self, count: int) -> None:
         """Raise `ConflictError` if there are not free blocks for so many tasks."""

@@ -109,16 +109,20 @@ class Store:
         self._tell([event])
         return task
 
-    async def change_task(self, task: Task) -> Task:
-        """Store the changed record of a task. Raises `NotFoundError` if it was removed."""
+    async def change_task(self, task: Task, **changes: Any) -> Task:
+        """Store changes of a task.
+
+        Only what is named in `changes` is written: the caller's copy may be older than the row.
+        Raises `NotFoundError` if it was removed.
+        """
         async with self._db.transaction():
-            if not await self._db.run("update_task", _task_values(task)):
-                raise NotFoundError(f"There is no task {task.id!r}.")
+            changed = replace(await self.task(task.id), **changes)
+            await self._db.run("update_task", _task_values(changed))
             event = await self._event(
-                "task.updated", task.workspace_id, task.id, {"status": task.status}
+                "task.updated", task.workspace_id, task.id, {"status": changed.status}
             )
         self._tell([event])
-        return task
+        return changed
 
     async def remove_task(self, task: Task) -> None:
         """Forget a task, with its sessions, messages and links."""

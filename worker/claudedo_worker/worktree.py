@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakValueDictionary
 
+from claudedo.claude_args import seen_from
 from claudedo.errors import ClaudedoError, ConflictError, NotFoundError, RefusedError, UsageError
 from claudedo_worker import git
 from claudedo_worker.git import Checkout, Repository
@@ -200,8 +201,8 @@ async def remove_worktree(
 
 def _target(main: Path, name: str, worktree_dir: str | None, path: Path | None) -> Path:
     if path is not None:
-        return (main / path.expanduser()).resolve()
-    parent = main / Path(worktree_dir).expanduser() if worktree_dir else main.parent
+        return seen_from(main, str(path)).resolve()
+    parent = seen_from(main, worktree_dir) if worktree_dir else main.parent
     return (parent / f"{main.name}.worktrees" / name).resolve()
 
 

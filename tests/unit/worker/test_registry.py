@@ -126,3 +126,13 @@ def test_trust_of_a_folder_covers_what_is_below_it(tmp_path: Path) -> None:
     assert registry.trusts(environ, Path("/a/deep/down"))
     assert not registry.trusts(environ, Path("/b"))
     assert not registry.trusts({"HOME": str(tmp_path / "none")}, Path("/a"))
+
+
+def test_what_is_no_text_in_an_entry_is_left_out(tmp_path: Path) -> None:
+    odd = {"waitingFor": ["a"], "version": 2, "name": {}, "cwd": None}
+    write(tmp_path, ME, **odd)
+
+    entry = registry.read(tmp_path, ME, since=0)
+
+    assert entry is not None
+    assert (entry.waiting_for, entry.version, entry.name, entry.cwd) == (None, None, None, None)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -152,10 +153,18 @@ async def test_another_workspace_may_use_the_same_name(world: World) -> None:
 
 
 async def test_a_changed_task_is_stored_and_told(world: World) -> None:
-    await world.store.change_task(replace(world.backend, status=TaskStatus.BLOCKED))
+    await world.store.change_task(world.backend, status=TaskStatus.BLOCKED)
 
     assert (await world.store.task(world.backend.id)).status is TaskStatus.BLOCKED
     assert world.kinds() == ["task.updated"]
+
+
+async def test_changes_of_a_task_made_with_an_older_copy_are_both_kept(world: World) -> None:
+    changes: list[dict[str, Any]] = [{"status": TaskStatus.BLOCKED}, {"port": 20_000}]
+    await asyncio.gather(*(world.store.change_task(world.backend, **one) for one in changes))
+
+    kept = await world.store.task(world.backend.id)
+    assert (kept.status, kept.port) == (TaskStatus.BLOCKED, 20_000)
 
 
 async def test_a_removed_task_takes_along_all_that_is_its_own(world: World) -> None:
