@@ -48,14 +48,15 @@ def asks(
 
     Example: claudedo asks
     """
-    found = options.worker().asks(workspace)
+    client = options.worker()
+    found = client.asks(workspace)
     if json_output:
         render.as_json(found)
     elif quiet:
         for ask in found:
             render.show(ask["id"])
     elif found:
-        render.table(*_table(found))
+        render.table(*_table(named(client, found)))
     else:
         render.note("Nothing waits for you.")
 
@@ -160,20 +161,46 @@ def find_ask(client: WorkerClient, target: str, workspace: str | None) -> Ask:
     """
     if not target:
         raise UsageError("An ask's or a task's name cannot be empty.")
-    found = client.asks(workspace)
+    found = named(client, client.asks(workspace))
     if "_" in target and "/" not in target:
-        named = [ask for ask in found if ask["id"].startswith(target)]
-        if exact := [ask for ask in named if ask["id"] == target] or named:
-            return _only(exact, f"{target} begins the ids of")
+        begun = [ask for ask in found if ask["id"].startswith(target)]
+        if meant := [ask for ask in begun if ask["id"] == target] or begun:
+            return _only(meant, f"{target} begins the ids of")
         _check_closed(client, target)
-    try:
-        task = options.find(client, target, workspace)
-    except NotFoundError as error:
-        raise NotFoundError(f"There is neither an ask nor a task {target!r}.") from error
+    task = _task(client, target, workspace)
     waiting = [ask for ask in found if ask["task"] == task["id"]]
     if not waiting:
-        raise NotFoundError(f"Nothing of {task['name']} waits for you.")
-    return _only(waiting, f"{task['name']} has")
+        raise NotFoundError(_nothing_of(task, found))
+    return _only(waiting, f"{ask_view.name(waiting[0])} has")
+
+
+def named(client: WorkerClient, found: Sequence[Ask]) -> list[Ask]:
+    """The asks, each with the `name` of its task that means no other one wherever a person stands.
+
+    A bare name means the task of the workspace they stand in (docs/architecture.md), so it is one
+    only as long as all tasks are of one workspace.
+    """
+    if not found or len({task["workspace"] for task in client.tasks()}) < 2:
+        return list(found)
+    return [{**ask, "name": f"{ask['workspace']}/{ask['task_name']}"} for ask in found]
+
+
+def _task(client: WorkerClient, target: str, workspace: str | None) -> dict[str, Any]:
+    try:
+        return options.find(client, target, workspace)
+    except NotFoundError as error:
+        if "_" not in target:
+            raise
+        raise NotFoundError(f"No ask begins with {target}. {error}") from error
+
+
+def _nothing_of(task: Mapping[str, Any], found: Sequence[Ask]) -> str:
+    """Says that a task asks nothing, and which of the same name do."""
+    others = [ask_view.name(ask) for ask in found if ask["task_name"] == task["name"]]
+    if not others:
+        return f"Nothing of {task['name']} waits for you."
+    meant = ", ".join(dict.fromkeys(others))
+    return f"Nothing of {task['workspace']}/{task['name']} waits for you, but of {meant}."
 
 
 def _only(found: Sequence[Ask], whose: str) -> Ask:
@@ -214,7 +241,7 @@ def check_allow(ask: Mapping[str, Any], *, always: bool) -> None:
 
 def sentence(ask: Mapping[str, Any], decided: Mapping[str, Any]) -> str:
     """What was done, in one line: `backend: allowed: Bash: make test`."""
-    name, title = render.line(ask["task_name"]), render.line(ask["title"])
+    name, title = render.line(ask_view.name(ask)), render.line(ask["title"])
     sent_back = ask["kind"] == AskKind.PLAN and decided["outcome"] == "denied"
     return f"{name}: {'sent back' if sent_back else decided['outcome']}: {title}"
 
@@ -228,7 +255,7 @@ def show_difference(ask: Mapping[str, Any], given: Mapping[str, Any]) -> None:
 def waiting_alike(client: WorkerClient, ask: Mapping[str, Any]) -> list[Ask]:
     """The asks of other sessions, open now, for the very same tool and input."""
     alike = set(ask.get("same") or [])
-    return [other for other in client.asks() if other["id"] in alike] if alike else []
+    return named(client, [one for one in client.asks() if one["id"] in alike]) if alike else []
 
 
 def question_of_same(others: Sequence[Mapping[str, Any]]) -> str:
@@ -248,7 +275,7 @@ def allow_alike(
             render.show(sentence(other, client.decide(other["id"], dict(decision))))
             statuses.append(Exit.DONE)
         except ClaudedoError as error:
-            render.error(f"{other['task_name']}: {error}")
+            render.error(f"{ask_view.name(other)}: {error}")
             statuses.append(status_of(error))
     return statuses
 
@@ -333,19 +360,18 @@ def _unanswered(missing: Sequence[ask_view.Question]) -> str:
 
 
 def _table(found: Sequence[Ask]) -> tuple[Sequence[str], list[list[render.Cell]]]:
-    workspaces = len({ask["workspace"] for ask in found}) > 1
     tasks = [ask["task"] for ask in found]
     with_ids = len(set(tasks)) < len(tasks)  # the names do not tell them apart
-    rows = [_row(ask, workspaces, with_ids) for ask in found]
+    rows = [_row(ask, with_ids) for ask in found]
     heads = ["AGE", "TASK", "KIND", *(["ID"] if with_ids else []), "WHAT"]
     return heads, _cut(rows) if render.out_is_terminal() else rows
 
 
-def _row(ask: Ask, with_workspace: bool, with_id: bool) -> list[render.Cell]:
+def _row(ask: Ask, with_id: bool) -> list[render.Cell]:
     ident = [render.Cell(ask["id"], "dim")] if with_id else []
     return [
         render.Cell(render.age(ask["opened_at"]), "dim"),
-        render.Cell(ask_view.name(ask, with_workspace=with_workspace), "bold"),
+        render.Cell(ask_view.name(ask), "bold"),
         render.Cell(ask["kind"], ask_view.KIND_STYLES.get(ask["kind"], "")),
         *ident,
         render.Cell(render.line(ask["title"])),

@@ -53,9 +53,9 @@ class Question:
 # The lines
 
 
-def name(ask: Ask, *, with_workspace: bool = False) -> str:
-    """The task that asks, as a person names it."""
-    return f"{ask['workspace']}/{ask['task_name']}" if with_workspace else str(ask["task_name"])
+def name(ask: Ask) -> str:
+    """The task that asks, as a person names it: with its workspace where there are several."""
+    return str(ask.get("name") or ask["task_name"])
 
 
 def title(ask: Ask) -> Cell:
@@ -72,11 +72,11 @@ def heading(ask: Ask) -> list[Cell]:
     return [Cell(tool, "bold") if title(ask).text == f"{tool}: {first}" else title(ask)]
 
 
-def head(ask: Ask, place: str = "", *, with_workspace: bool = False) -> list[Cell]:
+def head(ask: Ask, place: str = "") -> list[Cell]:
     """Where it stands (`place`, such as `2 of 5`), who asks, what kind it is, and its age."""
     parts = [
         Cell(place, "dim"),
-        Cell(render.line(name(ask, with_workspace=with_workspace)), "bold"),
+        Cell(render.line(name(ask)), "bold"),
         Cell(f"agent {render.line(ask['agent'])}" if ask.get("agent") else "", "dim"),
         Cell(str(ask["kind"]), KIND_STYLES.get(ask["kind"], "bold")),
         Cell(render.age(ask["opened_at"]), "dim"),

@@ -91,14 +91,13 @@ class Triage:
 
     def _open(self) -> list[dict[str, Any]]:
         found = self._client.asks(self._workspace)
-        return [one for one in found if one["id"] not in self._passed]
+        return ask.named(self._client, [one for one in found if one["id"] not in self._passed])
 
     def _head(self, found: list[dict[str, Any]]) -> list[render.Cell]:
         """The head of the first of `found`."""
         self._seen += 1
         place = f"{self._seen} of {self._seen + len(found) - 1}"
-        several = len({one["workspace"] for one in found}) > 1
-        return ask_view.head(found[0], place, with_workspace=several)
+        return ask_view.head(found[0], place)
 
     def _whole(self, listed: dict[str, Any]) -> dict[str, Any]:
         try:

@@ -127,7 +127,9 @@ class FakeWorker:
     def wait_in(self, *asks: Json) -> None:
         """Open asks, each in a session of a task that is there."""
         for one in asks:
-            self.tasks.setdefault(one["task"], task(one["task_name"], "waiting"))
+            self.tasks.setdefault(
+                one["task"], task(one["task_name"], "waiting", workspace=one["workspace"])
+            )
             self.asks[one["id"]] = one
 
     def close(self, identity: str, outcome: str = "allowed", by: str = "terminal") -> None:

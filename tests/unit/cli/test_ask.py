@@ -67,9 +67,23 @@ def test_ids_are_listed_where_names_do_not_tell_the_asks_apart(
 
 def test_workspaces_are_named_where_there_are_several(run: Run, worker: FakeWorker) -> None:
     worker.wait_in(ask("k_1", "make"), ask("k_2", "make", "web", workspace="other"))
+    worker.add(task("web", workspace="other"))
 
     assert "shop/backend" in run("asks").stdout
     assert run("asks", "-w", "other", "-q").stdout == "k_2\n"
+
+
+def test_a_name_says_its_workspace_where_it_could_mean_a_task_that_asks_nothing(
+    run: Run, worker: FakeWorker
+) -> None:
+    worker.wait_in(ask("k_1", "make", "api"))
+    worker.add(task("api", id="t_OTHER", workspace="other"))
+
+    assert "shop/api" in run("asks").stdout
+    assert run("allow", "other/api").exit_code == 4
+    assert "Nothing of other/api waits for you, but of shop/api." in run("deny", "t_OTHER").stderr
+    assert run("allow", "shop/api").stdout == "shop/api: allowed: Bash: make\n"
+    assert worker.decided("k_1") == [{"decision": "allow"}]
 
 
 def test_asks_as_json_have_what_is_promised(run: Run, worker: FakeWorker) -> None:
@@ -141,7 +155,7 @@ def test_a_task_without_asks_and_a_name_of_nothing_are_not_found(
     assert "Nothing of backend waits for you." in run("deny", "backend").stderr
     assert run("deny", "nowhere").exit_code == 4
     assert run("deny", "k_1").exit_code == 4
-    assert "neither an ask nor a task" in run("deny", "k_1").stderr
+    assert "No ask begins with k_1. There is no task 'k_1'" in run("deny", "k_1").stderr
     assert run("deny", "").exit_code == 2
 
 

@@ -253,7 +253,8 @@ def test_an_edited_command_is_shown_and_allowed(
 
 
 def test_a_choice_is_taken_with_its_number(worker: FakeWorker, sit_down: Any) -> None:
-    worker.wait_in(question("k_1", DATABASE, workspace="a"), ask("k_2", "make", workspace="b"))
+    worker.wait_in(question("k_1", DATABASE, workspace="a"))
+    worker.wait_in(ask("k_2", "make", "web", workspace="b"))
     person = sit_down()
     shown = person.card()
     assert "1 of 2 · a/backend" in shown
