@@ -39,6 +39,15 @@ from claudedo.errors import ClaudedoError
 # The base of all errors that the parser finds; where it lives depends on the release of typer.
 _Misuse = typer.BadParameter.__mro__[1]
 
+_WANTED = {
+    "T": "Name a task",
+    "A": "Name two tasks",
+    "B": "Name two tasks",
+    "ID|T": "Name an ask or a task",
+    "NAME[@DIR][=PROMPT]": "Give the task a name",
+}
+# What is missing, by the metavar of the argument.
+
 
 class Commands(TyperGroup):
     """The group of all commands; ends each with one line and the right status."""
@@ -73,6 +82,9 @@ def _run(command: Callable[[], Any]) -> int:
 def _misuse(error: Any) -> str:
     command = error.ctx.command_path if error.ctx else "claudedo"
     sentence = str(error.format_message()).rstrip()
+    wanted = _WANTED.get(getattr(getattr(error, "param", None), "metavar", None) or "")
+    if wanted and sentence.startswith("Missing argument"):
+        return f"{wanted}: see `{command} --help`."
     return f"{sentence}{'' if sentence.endswith(('.', '?')) else '.'} See `{command} --help`."
 
 

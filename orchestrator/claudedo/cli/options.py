@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +11,7 @@ import typer
 
 from claudedo import settings
 from claudedo.client import WorkerClient
-from claudedo.errors import UsageError
+from claudedo.errors import NotFoundError, UsageError
 
 Target = Annotated[
     str,
@@ -31,6 +32,8 @@ OfWorkspace = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print one value only.")]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on as more comes; Ctrl-C ends.")]
+
+_ALIKE = 2  # names that are offered for one that there is not
 
 
 def worker(*, start: bool = True) -> WorkerClient:
@@ -58,7 +61,26 @@ def everything(client: WorkerClient, workspace: str | None = None) -> list[dict[
 
 
 def find(client: WorkerClient, target: str, workspace: str | None) -> dict[str, Any]:
-    """The task that `target` names; raises `NotFoundError` or `AmbiguousError`."""
+    """The task that `target` names.
+
+    Raises `NotFoundError`, with the names that it may be a slip of, and `AmbiguousError`.
+    """
     if not target:
         raise UsageError("A task's name cannot be empty.")
-    return client.resolve(target, here(), workspace)
+    try:
+        return client.resolve(target, here(), workspace)
+    except NotFoundError as error:
+        alike = _alike(client, target, workspace)
+        if not alike:
+            raise
+        raise NotFoundError(f"{error} Did you mean {' or '.join(alike)}?") from error
+
+
+def _alike(client: WorkerClient, target: str, workspace: str | None) -> list[str]:
+    """The names of tasks that are nearly `target`, the nearest first."""
+    tasks = client.tasks()
+    if workspace:
+        tasks = [task for task in tasks if task["workspace"] == workspace]
+    full = "/" in target
+    names = {f"{task['workspace']}/{task['name']}" if full else task["name"] for task in tasks}
+    return difflib.get_close_matches(target, sorted(names), _ALIKE)

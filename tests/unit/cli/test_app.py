@@ -71,7 +71,9 @@ def test_the_version_is_printed(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
     [
         (["bogus"], "No such command 'bogus'"),
         (["ls", "--bogus"], "No such option: --bogus"),
-        (["send"], "Missing argument"),
+        (["send"], "Name a task: see `claudedo send --help`."),
+        (["allow"], "Name an ask or a task: see `claudedo allow --help`."),
+        (["link", "backend"], "Name two tasks: see `claudedo link --help`."),
         (["thread", "a", "b"], "unexpected extra argument"),
         (["send", "a", "b", "--wait", "seen"], "--wait"),
         (["send", "a", "b", "--timeout", "soon"], "--timeout"),

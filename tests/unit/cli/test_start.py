@@ -129,7 +129,7 @@ WRONG = {
     "a missing prompt file": (["a", "--prompt-file", "/nowhere"], "cannot be read"),
     "a prompt file for nobody": (["a=x", "--prompt-file", "-"], "leave out --prompt-file"),
     "attach without a terminal": (["a", "--attach"], "needs a terminal"),
-    "no names": ([], "Missing argument"),
+    "no names": ([], "Give the task a name"),
 }
 
 

@@ -293,3 +293,16 @@ def test_a_task_is_not_its_own_peer(run: Run, worker: FakeWorker) -> None:
     worker.add(task("a"))
 
     assert run("link", "a", "shop/a").exit_code == 2
+
+
+@pytest.mark.parametrize("command", ["show", "allow", "send"])
+def test_a_slip_of_a_name_is_answered_with_the_one_that_was_meant(
+    run: Run, worker: FakeWorker, command: str
+) -> None:
+    worker.add(task("backend"), task("frontend"))
+
+    answer = run(command, "backnd", *(["hello"] if command == "send" else []))
+
+    assert answer.exit_code == 4
+    assert "Did you mean backend?" in answer.stderr
+    assert "Did you mean" not in run(command, "zzz", *(["x"] if command == "send" else [])).stderr
