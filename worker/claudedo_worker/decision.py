@@ -18,6 +18,18 @@ ALLOW, DENY, ANSWER = "allow", "deny", "answer"
 
 Output = dict[str, Any]
 
+_NEEDED = {
+    "Bash": ("command",),
+    "PowerShell": ("command",),
+    "Edit": ("file_path", "old_string", "new_string"),
+    "MultiEdit": ("file_path", "edits"),
+    "Write": ("file_path", "content"),
+    "NotebookEdit": ("notebook_path", "new_source"),
+    "WebFetch": ("url", "prompt"),
+    "WebSearch": ("query",),
+}
+"""Without what a tool does not run, and the model alone is told."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
@@ -88,12 +100,28 @@ def _allow(ask: Ask, decision: Decision) -> Ruling:
         )
     said: dict[str, Any] = {"behavior": "allow"}
     if decision.input is not None:
+        _check_input(ask, decision.input)
         said["updatedInput"] = dict(decision.input)
     elif ask.kind is AskKind.PLAN:
         said["updatedInput"] = dict(ask.input)  # newer versions stay at the dialog without (13.10)
     if decision.always:
         said["updatedPermissions"] = _permissions(ask)
     return Ruling(outcome=AskOutcome.ALLOWED, output=_output(said), kept=_kept(decision))
+
+
+def _check_input(ask: Ask, given: Mapping[str, Any]) -> None:
+    """Raises `UsageError` for an input that the tool would reject, of which nobody would be told.
+
+    Only what was asked says how the values of a tool have to be.
+    """
+    for key in _NEEDED.get(ask.tool or "", ()):
+        asked, value = ask.input.get(key), given.get(key)
+        if asked is None:
+            continue
+        if not isinstance(value, type(asked)) or (key == "command" and not value.strip()):
+            raise UsageError(
+                f"The input of {ask.tool} needs `{key}`, as it was asked; nothing was decided."
+            )
 
 
 def _permissions(ask: Ask) -> list[dict[str, Any]]:

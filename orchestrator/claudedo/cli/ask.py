@@ -101,7 +101,7 @@ def allow(
             decision["input"] = given
             show_difference(ask, given)
     decided = client.decide(ask["id"], decision)
-    render.show(sentence(ask, decided))
+    render.show(sentence(ask, decided, decision.get("input")))
     if always:
         render.show(f"  for the rest of this session: {ask_view.rule(ask)}")
     if not changed:
@@ -239,11 +239,24 @@ def check_allow(ask: Mapping[str, Any], *, always: bool) -> None:
         )
 
 
-def sentence(ask: Mapping[str, Any], decided: Mapping[str, Any]) -> str:
-    """What was done, in one line: `backend: allowed: Bash: make test`."""
-    name, title = render.line(ask_view.name(ask)), render.line(ask["title"])
-    sent_back = ask["kind"] == AskKind.PLAN and decided["outcome"] == "denied"
-    return f"{name}: {'sent back' if sent_back else decided['outcome']}: {title}"
+def sentence(
+    ask: Mapping[str, Any], decided: Mapping[str, Any], given: Mapping[str, Any] | None = None
+) -> str:
+    """What was done, in one line: `backend: allowed: Bash: make test`.
+
+    `given`: the input that the person made of it, which is then what is named.
+    """
+    name, outcome = render.line(ask_view.name(ask)), str(decided["outcome"])
+    if ask["kind"] == AskKind.PLAN and outcome == "denied":
+        outcome = "sent back"
+    if given is not None:
+        return f"{name}: {outcome}, edited: {_edited_title(ask, given)}"
+    return f"{name}: {outcome}: {render.line(ask['title'])}"
+
+
+def _edited_title(ask: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    tool, command = render.line(ask["tool"] or ""), given.get("command")
+    return f"{tool}: {render.line(command)}" if isinstance(command, str) else tool
 
 
 def show_difference(ask: Mapping[str, Any], given: Mapping[str, Any]) -> None:

@@ -233,7 +233,7 @@ class _Card:
             if rule:
                 keys["A"] = (f"allow for the rest of the session: {rule}", "[A]lways", self._always)
         if kind == AskKind.PERMISSION:
-            keys["e"] = ("change it in your editor, then allow it", "[e]dit", self._edit)
+            keys["e"] = ("change it in your editor; then y allows it", "[e]dit", self._edit)
         else:
             keys["t"] = (_TEXTS[kind], "[t]ext", self._text)
         keys["d"] = ("refuse it, with a reason if you like", "[d]eny", self._deny)
@@ -265,7 +265,7 @@ class _Card:
     def _decide(self, decision: Mapping[str, Any]) -> None:
         decided = self._client.decide(self._ask["id"], dict(decision))
         self._done = True
-        render.show(ask.sentence(self._ask, decided), "green")
+        render.show(ask.sentence(self._ask, decided, decision.get("input")), "green")
 
     def _allow(self, **more: Any) -> None:
         decision = {"decision": "allow", **more}
@@ -286,7 +286,8 @@ class _Card:
                 render.show("Nothing was changed; a allows it as it is.")
                 return
         ask.show_difference(self._ask, given)
-        self._decide({"decision": "allow", "input": given})
+        if self._yes("Allow it changed like this?"):
+            self._decide({"decision": "allow", "input": given})
 
     def _deny(self) -> None:
         reason = self._line("Why not? The session is told; may be empty. Ctrl-C: not yet.")

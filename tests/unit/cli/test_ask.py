@@ -286,8 +286,9 @@ def test_an_input_replaces_the_whole_one(run: Run, worker: FakeWorker, tmp_path:
 
     assert worker.decided("k_1") == [{"decision": "allow", "input": {"command": "make -n"}}]
     assert worker.decided("k_2")[0]["input"] == {"command": "true"}
-    assert '  -  "command": "make",\n' in answer.stdout
-    assert '  +  "command": "make -n"\n' in answer.stdout
+    assert '-  "command": "make",\n' in answer.stdout
+    assert '+  "command": "make -n"\n' in answer.stdout
+    assert answer.stdout.endswith("backend: allowed, edited: Bash: make -n\n")
 
 
 @pytest.mark.parametrize(
@@ -340,7 +341,9 @@ def test_a_command_is_edited_bare_and_the_difference_is_shown(
     assert (tmp_path / "was").read_text() == "make\ntest\x1b\n"
     given = {"command": "make -n", "description": "what it does"}
     assert worker.decided("k_1") == [{"decision": "allow", "input": given}]
-    assert answer.stdout.splitlines()[:3] == ["  -make", "  -test\\x1b", "  +make -n"]
+    shown = [line.lstrip(" │") for line in answer.stdout.splitlines()]
+    assert shown[:3] == ["-make", "-test\\x1b", "+make -n"]
+    assert shown[3:] == ["backend: allowed, edited: Bash: make -n"]
 
 
 def test_other_tools_are_edited_as_json(
@@ -353,6 +356,7 @@ def test_other_tools_are_edited_as_json(
 
     assert worker.decided("k_1")[0]["input"] == {"url": "https://a", "n": 1}
     assert '+  "url": "https://a",' in answer.stdout
+    assert answer.stdout.endswith("backend: allowed, edited: WebFetch\n")
 
 
 @pytest.mark.parametrize(

@@ -245,8 +245,16 @@ def test_an_edited_command_is_shown_and_allowed(
     person = sit_down(EDITOR=str(tmp_path / "editor"), VISUAL="")
     person.card()
     person.press("e")
-    person.see("  -make\x1b")
-    person.see(r"  \+make -n")
+    person.see("-make\x1b")
+    person.see(r"\+make -n")
+    person.see(r"Allow it changed like this\? \[y/N\] ")
+    person.press("n")
+    person.card()
+    assert worker.decided("k_1") == []
+    person.press("e")
+    person.see(r"\[y/N\] ")
+    person.press("y")
+    person.see("backend: allowed, edited: Bash: make -n")
     assert person.end()[0] == 0
     given = {"command": "make -n", "description": "what it does"}
     assert worker.decided("k_1") == [{"decision": "allow", "input": given}]

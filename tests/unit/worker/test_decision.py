@@ -210,3 +210,32 @@ def test_what_was_stored_says_the_same_once_more(asked: Ask, decision: dict[str,
     again = of_kept(replace(asked, decision=ruling.kept))
 
     assert (again.outcome, again.output) == (ruling.outcome, ruling.output)
+
+
+@pytest.mark.parametrize(
+    ("tool", "asked", "given", "missing"),
+    [
+        ("Bash", {"command": "make"}, {"cmd": "ls"}, "command"),
+        ("Bash", {"command": "make"}, {"command": ["ls"]}, "command"),
+        ("Bash", {"command": "make"}, {"command": " \n"}, "command"),
+        ("Write", {"file_path": "/a", "content": "x"}, {"file_path": "/a"}, "content"),
+        ("Edit", {"file_path": "/a", "old_string": "x", "new_string": ""}, {}, "file_path"),
+        ("MultiEdit", {"file_path": "/a", "edits": [{}]}, {"file_path": "/a"}, "edits"),
+        ("WebFetch", {"url": "http://a", "prompt": "x"}, {"url": 7, "prompt": "x"}, "url"),
+    ],
+)
+def test_an_edited_input_that_its_tool_would_reject_is_refused(
+    tool: str, asked: Json, given: Json, missing: str
+) -> None:
+    with pytest.raises(UsageError, match=f"`{missing}`"):
+        rule(ask(tool=tool, input=asked), Decision(decision="allow", input=given))
+
+
+def test_an_edited_input_may_leave_out_what_its_tool_can_do_without() -> None:
+    asked = ask(tool="Bash", input={"command": "make", "description": "Make it"})
+    emptied = ask(tool="Edit", input={"file_path": "/a", "old_string": "x", "new_string": "y"})
+    given = {"file_path": "/a", "old_string": "x", "new_string": ""}
+
+    assert said(asked, decision="allow", input={"command": "ls"})["updatedInput"]
+    assert said(emptied, decision="allow", input=given)["updatedInput"] == given
+    assert said(ask(tool="mcp__x", input={"a": 1}), decision="allow", input={"b": 2})
