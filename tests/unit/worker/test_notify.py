@@ -245,6 +245,14 @@ def processes_of(mark: str) -> list[psutil.Process]:
     return [process for process in psutil.process_iter() if mark in _command_line(process)]
 
 
+async def remaining(argument: str, count: int) -> list[psutil.Process]:
+    """Wait until so many processes have that argument; one that begins or ends may look odd."""
+    async with asyncio.timeout(SECONDS):
+        while len(found := processes_of(argument)) != count:
+            await asyncio.sleep(0.05)
+    return found
+
+
 def _command_line(process: psutil.Process) -> list[str]:
     try:
         return process.cmdline()
@@ -259,7 +267,7 @@ async def test_a_command_that_does_not_end_is_ended_with_what_it_started(
     began = time.monotonic()
     await notify.run(f"sleep {sleeping} & echo begun; sleep {sleeping}", WORDS, seconds=0.5)
     assert time.monotonic() - began < SECONDS
-    assert processes_of(sleeping) == []
+    await remaining(sleeping, 0)
     assert "ended after 0.5 s" in caplog.text and "begun" in caplog.text
 
 
@@ -284,7 +292,7 @@ async def test_what_a_command_leaves_in_the_background_is_not_waited_for() -> No
     began = time.monotonic()
     await notify.run(f"sleep {sleeping} & exit 0", WORDS, seconds=15)
     assert time.monotonic() - began < 10
-    [left] = processes_of(sleeping)
+    [left] = await remaining(sleeping, 1)
     left.terminate()
 
 
@@ -344,10 +352,8 @@ async def test_stopping_ends_the_command_that_runs(place: Place) -> None:
     sleeping = f"87{os.getpid()}"
     async with notifying(place, f"sleep {sleeping}"):
         await place.open("one")
-        async with asyncio.timeout(SECONDS):
-            while not processes_of(sleeping):
-                await asyncio.sleep(0.01)
-    assert processes_of(sleeping) == []
+        await remaining(sleeping, 1)
+    await remaining(sleeping, 0)
 
 
 async def test_a_task_that_is_removed_meanwhile_ends_nothing(place: Place) -> None:
