@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 Ask = dict[str, Any]
-
-_NARROWEST = 20  # columns that are always left to a title
 
 AskOrTask = Annotated[
     str,
@@ -56,7 +53,8 @@ def asks(
         for ask in found:
             render.show(ask["id"])
     elif found:
-        render.table(*_table(named(client, found)))
+        heads, rows = _table(named(client, found))
+        render.table(heads, rows, cut=[len(heads) - 1])
     else:
         render.note("Nothing waits for you.")
 
@@ -377,7 +375,7 @@ def _table(found: Sequence[Ask]) -> tuple[Sequence[str], list[list[render.Cell]]
     with_ids = len(set(tasks)) < len(tasks)  # the names do not tell them apart
     rows = [_row(ask, with_ids) for ask in found]
     heads = ["AGE", "TASK", "KIND", *(["ID"] if with_ids else []), "WHAT"]
-    return heads, _cut(rows) if render.out_is_terminal() else rows
+    return heads, rows
 
 
 def _row(ask: Ask, with_id: bool) -> list[render.Cell]:
@@ -388,15 +386,4 @@ def _row(ask: Ask, with_id: bool) -> list[render.Cell]:
         render.Cell(ask["kind"], ask_view.KIND_STYLES.get(ask["kind"], "")),
         *ident,
         render.Cell(render.line(ask["title"])),
-    ]
-
-
-def _cut(rows: list[list[render.Cell]]) -> list[list[render.Cell]]:
-    """The rows with titles short enough for one line of this terminal each."""
-    before = [max(len(row[column].text) + 2 for row in rows) for column in range(len(rows[0]) - 1)]
-    room = max(_NARROWEST, shutil.get_terminal_size().columns - sum(before) - 2)
-    return [
-        [*row[:-1], render.Cell(title if len(title) <= room else f"{title[: room - 1]}…")]
-        for row in rows
-        for title in [row[-1].text]
     ]

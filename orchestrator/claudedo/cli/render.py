@@ -48,6 +48,9 @@ DIFF_STYLES = {"+": "green", "-": "red", "@": "cyan"}
 
 RUNGS = ("stored", "offered", "delivered", "read", "answered")
 
+_GAP = 2  # columns of the terminal between two of a table
+_NARROWEST = 12  # that a text which may be cut keeps at least
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -160,10 +163,13 @@ def prompt(question: str) -> str | None:
 # Tables
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-    """Print a table: coloured and fitted on a terminal, plain columns otherwise."""
+def table(heads: Sequence[str], rows: Sequence[Sequence[Cell]], cut: Sequence[int] = ()) -> None:
+    """Print a table: coloured and fitted on a terminal, plain columns otherwise.
+
+    `cut`: the columns of which a terminal that is too narrow shows the beginning only.
+    """
     if out_is_terminal():
-        console().print(rich_table(heads, rows))
+        console().print(rich_table(heads, shortened(heads, rows, cut)))
     else:
         for text in _columns(heads, rows):
             print(text, flush=True)
@@ -174,13 +180,44 @@ def rich_table(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Table:
     from rich.table import Table
 
     drawn = Table(
-        box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", show_header=any(heads)
+        box=None,
+        pad_edge=False,
+        padding=(0, _GAP, 0, 0),
+        header_style="dim",
+        show_header=any(heads),
     )
     for head in heads:
         drawn.add_column(head, overflow="fold")
     for row in rows:
         drawn.add_row(*(_text(line(cell.text), cell.style) for cell in row))
     return drawn
+
+
+def shortened(
+    heads: Sequence[str], rows: Sequence[Sequence[Cell]], columns: Sequence[int]
+) -> list[list[Cell]]:
+    """The rows with `columns` so short that each row is one line of this terminal, if it can be.
+
+    The widest one gives first; none becomes narrower than its head, or than a few words.
+    """
+    from rich.cells import cell_len, set_cell_size
+
+    lines = [[line(cell.text) for cell in row] for row in rows]
+    widths = [max(map(cell_len, texts)) for texts in zip(heads, *lines, strict=True)]
+    least = [max(len(head), _NARROWEST) for head in heads]
+    excess = sum(widths) + _GAP * len(widths) - console().width
+    while excess > 0 and (wide := [one for one in columns if widths[one] > least[one]]):
+        widths[max(wide, key=lambda one: widths[one])] -= 1
+        excess -= 1
+    return [
+        [
+            Cell(set_cell_size(text, width - 1).rstrip() + "…", cell.style)
+            if cell_len(text) > width
+            else cell
+            for cell, text, width in zip(row, texts, widths, strict=True)
+        ]
+        for row, texts in zip(rows, lines, strict=True)
+    ]
 
 
 def _columns(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[str]:

@@ -58,7 +58,7 @@ def ls(
     if json_output:
         render.as_json(tasks)
     elif tasks:
-        render.table(_HEADS, _rows(tasks))
+        render.table(_HEADS, _rows(tasks), cut=_CUT)
     elif workspace:
         render.note(f"No tasks in the workspace {workspace}.")
     else:
@@ -66,6 +66,7 @@ def ls(
 
 
 _HEADS = ("NAME", "STATE", "WAITING FOR", "SINCE", "UNREAD", "PEERS", "BRANCH")
+_CUT = (2, 5, 6)  # the columns that may be cut; `show` has all of them
 
 
 def _rows(tasks: list[dict[str, Any]]) -> list[list[render.Cell]]:
@@ -80,12 +81,17 @@ def _row(task: dict[str, Any], several_workspaces: bool) -> list[render.Cell]:
     return [
         render.Cell(name if task["supervised"] else f"{name} (not ours)", "bold"),
         render.Cell(state, render.STATE_STYLES.get(state, "dim")),
-        render.Cell(refusal.words(task) or session.get("waiting_for") or ""),
+        render.Cell(_why(task, session)),
         render.Cell(render.age(session["since"]) if session.get("since") else ""),
         render.Cell(str(task["pending"] or ""), "bold yellow"),
         render.Cell(", ".join(task["peers"])),
         render.Cell(task["branch"] or "", "dim"),
     ]
+
+
+def _why(task: dict[str, Any], session: dict[str, Any]) -> str:
+    """What the session waits for, or why it does not go on."""
+    return refusal.words(task) or session.get("waiting_for") or session.get("reason") or ""
 
 
 def _watch(client: WorkerClient, workspace: str | None, *, json_output: bool) -> None:
@@ -95,11 +101,11 @@ def _watch(client: WorkerClient, workspace: str | None, *, json_output: bool) ->
         shown = None
         for tasks in _states(client, workspace, _REDRAW_SECONDS if draw else _EVENT_SECONDS):
             if draw is not None:
-                draw(render.rich_table(_HEADS, _rows(tasks)))
+                draw(render.rich_table(_HEADS, render.shortened(_HEADS, _rows(tasks), _CUT)))
             elif tasks != shown and json_output:
                 render.as_json_line(tasks)
             elif tasks != shown:
-                render.table(_HEADS, _rows(tasks))
+                render.table(_HEADS, _rows(tasks), cut=_CUT)
             shown = tasks
 
 
@@ -137,6 +143,18 @@ def show(
     if json_output:
         render.as_json(task)
         return
+    facts = [(label, text) for label, value in _facts(task) if (text := _said(label, value))]
+    width = max(len(label) for label, _ in facts) + 2
+    for label, text in facts:
+        render.show(f"{label:<{width}}{render.line(text)}")
+
+
+def _facts(task: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What is known of a task, each with a label in words."""
+    task = {key: value for key, value in task.items() if key != "supervised"}
+    branch, base = task.pop("base_branch", None), task.get("base")
+    if base:
+        task["base"] = f"{branch} at {base[:12]}" if branch else base
     session = task.pop("session") or {}
     parts = {"work": task.pop("work", None) or {}}
     parts |= {part: session.pop(part, None) or {} for part in ("usage", "failure")}
@@ -145,9 +163,18 @@ def show(
         *((f"{part} {key}", value) for part in parts for key, value in parts[part].items()),
         *((f"session {key.removeprefix('session_')}", session[key]) for key in session),
     ):
-        if value not in (None, [], ""):
-            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            render.show(f"{key.replace('_', ' '):<20} {render.line(text)}")
+        yield key.replace("_", " "), value
+
+
+def _said(label: str, value: Any) -> str:
+    """A fact in words; "" for one that tells nothing."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if isinstance(value, str) and label.endswith((" since", " at")):
+        return render.clock(value)
+    return str(value or "")
 
 
 @app.command(rich_help_panel="Sessions")

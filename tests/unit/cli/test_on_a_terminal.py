@@ -116,6 +116,21 @@ def test_the_list_is_coloured_and_fitted(worker: FakeWorker, terminal: Terminal)
     assert max(map(len, re.sub(r"\x1b\[[0-9;]*m", "", printed).splitlines())) <= 120
 
 
+def test_what_is_waited_for_is_cut_and_leaves_a_line_for_each_task(
+    worker: FakeWorker, terminal: Terminal
+) -> None:
+    words = {**task("a", "waiting")["session"], "waiting_for": "permission: Bash: " + "make " * 50}
+    worker.add(task("a", session=words), task("b", branch="claudedo/" + "b" * 60))
+
+    _, printed = ending(terminal("ls", NO_COLOR="1"))
+
+    heads, *lines = re.sub(r"\x1b\[[0-9;]*m", "", printed).split("\r\n")
+    assert [line.split()[:1] for line in lines] == [["a"], ["b"], []]
+    assert "WAITING FOR" in heads and "BRANCH" in heads
+    assert "permission: Bash: make" in lines[0] and "…" in lines[0] and "…" in lines[1]
+    assert all(len(line.rstrip()) <= 120 for line in (heads, *lines))
+
+
 def test_no_color_is_honoured(worker: FakeWorker, terminal: Terminal) -> None:
     worker.add(task("a"))
 

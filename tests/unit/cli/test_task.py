@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from typing import Any
 
 import pytest
 
+from claudedo.cli import render
 from tests.unit.cli.conftest import Run
-from tests.unit.cli.fake_worker import FakeWorker, problem_of, task
+from tests.unit.cli.fake_worker import STORED, FakeWorker, problem_of, task
 
 
 def waiting(name: str, what: str, **changes: Any) -> Any:
@@ -80,6 +82,13 @@ def test_ls_neutralises_what_a_session_waits_for(run: Run, worker: FakeWorker) -
     assert "allow \\x1b[2J? really" in run("ls").stdout
 
 
+def test_ls_says_why_a_session_failed(run: Run, worker: FakeWorker) -> None:
+    failed = {**task("a", "failed")["session"], "reason": "its setup ended with status 3"}
+    worker.add(task("a", session=failed), waiting("b", "permission prompt"))
+
+    assert "failed   its setup ended with status 3  " in run("ls").stdout
+
+
 def test_ls_quiet_prints_the_ids(run: Run, worker: FakeWorker) -> None:
     worker.add(task("a"), task("b"))
 
@@ -106,12 +115,31 @@ def test_ls_watch_prints_the_list_again_when_it_changed(worker: FakeWorker) -> N
 def test_show_tells_all_that_is_known(run: Run, worker: FakeWorker) -> None:
     worker.add(task("a", peers=["b", "c"]))
 
-    lines = run("show", "a").stdout.splitlines()
+    told = dict(re.split("  +", line, maxsplit=1) for line in run("show", "a").stdout.splitlines())
 
-    assert f"{'peers':<20} b, c" in lines
-    assert f"{'session state':<20} idle" in lines
-    assert f"{'session id':<20} 11111111-2222-3333-4444-555555555555" in lines
-    assert f"{'body':<20} what is wanted" in lines
+    assert told["peers"] == "b, c"
+    assert told["session state"] == "idle"
+    assert told["session id"] == "11111111-2222-3333-4444-555555555555"
+    assert told["body"] == "what is wanted"
+
+
+def test_show_is_aligned_and_in_words(run: Run, worker: FakeWorker) -> None:
+    usage = {"requests": 3, "cache_creation_tokens": 70, "cost_usd": None, "output_tokens": 0}
+    session = {**task("a")["session"], "channel": True, "usage": usage, "ended_at": None}
+    work = {"dirty": False, "unmerged": 2}
+    worker.add(task("a", session=session, base="0123456789" * 4, base_branch="main", work=work))
+
+    lines = run("show", "a").stdout.splitlines()
+    told = dict(re.split("  +", line, maxsplit=1) for line in lines)
+
+    assert {line.rindex(told[label]) for label, line in zip(told, lines, strict=True)} == {
+        len("usage cache creation tokens") + 2
+    }
+    assert told["usage cache creation tokens"] == "70"
+    assert told["base"] == "main at 0123456789ab"
+    assert (told["session channel"], told["work dirty"]) == ("yes", "no")
+    assert told["session since"] == render.clock(STORED)
+    assert not told.keys() & {"base branch", "pending", "usage output tokens", "supervised"}
 
 
 def test_show_json_is_what_the_worker_says(run: Run, worker: FakeWorker) -> None:

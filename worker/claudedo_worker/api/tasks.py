@@ -163,6 +163,7 @@ async def _show(context: Context, task: Task) -> dict[str, Any]:
     data = protocol.task_json(task, session, pending=pending, asks=asks, peers=peers)
     data |= {"port": task.port, "setup_log": context.tasks.log_of(task)}
     data |= {"body": task.body, "repo": task.repo, "base": task.base}
+    data["base_branch"] = task.base_branch
     state = await checkout.look(task.worktree, task.base)
     data["work"] = asdict(state) if state else None
     if session:
