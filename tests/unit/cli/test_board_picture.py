@@ -175,5 +175,31 @@ def test_a_command_that_is_cut_off_does_not_count_as_seen() -> None:
     assert not rows(situation, 80, NOW)[1].whole
 
 
+@pytest.mark.parametrize("width", [80, 60, 50])
+def test_a_long_command_is_cut_and_not_how_many_ask_the_same(width: int) -> None:
+    long = ask("k_1", "npm test " + "x" * 100, same=["k_2"])
+
+    line = rows(Situation((task("backend"),), (long,)), width, NOW)[1].text.plain
+
+    assert "Bash: npm test " in line
+    assert line.endswith("… (+1 the same)")
+    assert len(line) == width
+
+
+def test_of_an_edit_the_first_changed_lines_are_told() -> None:
+    body = "--- a/x.py\n+++ b/x.py\n@@ -1,3 +1,3 @@\n same\n---x\n+  y = 1\n+z"
+    one = ask("k_1", "", title="Edit: x.py", tool="Edit", body=body)
+    row = rows(Situation((task("backend"),), (one,)), 80, NOW)[1]
+
+    assert [line.plain.rstrip() for line in details(row, 80)] == ["---x", "+  y = 1"]
+
+
+def test_an_edit_that_shows_no_difference_tells_what_there_is() -> None:
+    one = ask("k_1", "", title="Edit: x.py", tool="Edit", body="x.py\nis too large")
+    row = rows(Situation((task("backend"),), (one,)), 80, NOW)[1]
+
+    assert details(row, 80)[0].plain.rstrip() == "x.py is too large"
+
+
 def test_without_tasks_the_list_says_how_to_begin() -> None:
     assert "claudedo start NAME" in text_of(rows(Situation(), 80, NOW))

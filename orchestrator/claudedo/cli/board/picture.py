@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from rich.cells import chop_cells
 from rich.text import Text
 
-from claudedo.cli import refusal, render
+from claudedo.cli import ask_view, refusal, render
 
 Json = dict[str, Any]
 
@@ -88,6 +89,12 @@ def rows(situation: Situation, width: int, now: float) -> list[Row]:
     return drawn
 
 
+def asking(width: int) -> Text:
+    """The first line of the screen while nothing is known yet."""
+    text = Text("claudedo", "bold").append("  Asking the worker …", "not bold")
+    return _fitted(text, width)
+
+
 def summary(situation: Situation, width: int) -> Text:
     """The first line of the screen: how much there is, and how much of it waits."""
     parts = [_count(len([t for t in situation.tasks if t["supervised"]]), "task")]
@@ -108,6 +115,8 @@ def details(row: Row | None, width: int) -> list[Text]:
     """Two lines about the row under the cursor: what its line had no room for."""
     if row is None or row.key is None:
         return [_fitted(Text(), width)] * 2
+    if row.ask is not None and (changed := _changed_lines(row.ask)):
+        return [_fitted(Text(line, style="dim"), width) for line in changed]
     if row.ask is not None:
         parts = [row.ask.get("agent") and f"agent {row.ask['agent']}", row.ask["body"][:_GLANCE]]
     else:
@@ -116,6 +125,16 @@ def details(row: Row | None, width: int) -> list[Text]:
     lines = chop_cells(text, max(1, width)) or [""]
     rest = "".join(lines[1:])
     return [_fitted(Text(line, style="dim"), width) for line in (lines[0], rest)]
+
+
+def _changed_lines(ask: Json) -> list[str]:
+    """The first two lines that an edit would change; none if the body is no difference."""
+    lines = render.neutral(ask["body"][:_GLANCE]).expandtabs().split("\n")
+    for number, (above, line) in enumerate(pairwise(lines), 1):
+        if above.startswith("+++ ") and line.startswith("@@ "):
+            changed = [one for one in lines[number:] if one[:1] in ("-", "+")]
+            return [*changed, ""][:2] if changed else []
+    return []
 
 
 def _task_details(task: Json) -> list[str | None]:
@@ -141,27 +160,32 @@ def _ask_rows(situation: Situation, width: int, now: float) -> list[Row]:
     names = [_ask_name(ask, several) for ask in situation.asks]
     name_width = _name_width(names, width)
     room = width - len(_NO_MARK) - _AGE_WIDTH - name_width - _KIND_WIDTH - 3 * len(_GAP)
-    with_kind = room >= _WHY_MIN
+    endings = [_others(ask) for ask in situation.asks]
+    with_kind = room - max(map(len, endings)) >= _WHY_MIN
     drawn = [_heading("ASKS", width)]
-    for ask, name in zip(situation.asks, names, strict=True):
+    for ask, name, ending in zip(situation.asks, names, endings, strict=True):
         cells = [
             _fitted(Text(render.age(ask["opened_at"], now)), _AGE_WIDTH, right=True),
             _fitted(Text(name, style="bold"), name_width),
             *([_fitted(Text(str(ask["kind"]), style="magenta"), _KIND_WIDTH)] * with_kind),
-            Text(ask_title(ask)),
         ]
-        key, task = f"ask {ask['id']}", situation.task(ask["task"])
-        whole = cells[-1].cell_len <= _rest(cells, width) and says_all(ask)
-        drawn.append(Row(_line(cells, width), key, task, ask, whole))
+        title = Text(render.line(ask["title"]))
+        left = width - len(_NO_MARK) - sum(cell.cell_len + len(_GAP) for cell in cells)
+        left -= len(ending)
+        whole = title.cell_len <= left and says_all(ask)
+        if title.cell_len > left > 0:
+            title = _fitted(title, left)
+        row = _line([*cells, title + Text(ending)], width)
+        drawn.append(Row(row, f"ask {ask['id']}", situation.task(ask["task"]), ask, whole))
     drawn.append(_plain("", width))
     return drawn
 
 
-def ask_title(ask: Json) -> str:
-    """An ask in one line: what is asked, and how many others ask the very same."""
-    same = len(ask.get("same") or ())
-    others = f" (+{same} the same)" if same else ""
-    return render.line(ask["title"]) + others
+def _others(ask: Json) -> str:
+    """What stands behind the title and is never cut: how many more questions, and the same."""
+    more, same = len(ask_view.questions(ask)) - 1, len(ask.get("same") or ())
+    questions = f" (+{_count(more, 'question')})" if more > 0 else ""
+    return questions + (f" (+{same} the same)" if same else "")
 
 
 def _ask_name(ask: Json, several: bool) -> str:
@@ -180,12 +204,6 @@ def says_all(ask: Json) -> bool:
         and ask["title"] == f"{ask['tool']}: {command}"
         and render.line(command) == command
     )
-
-
-def _rest(cells: Sequence[Text], width: int) -> int:
-    """How much room the last cell of a line has."""
-    before = sum(cell.cell_len + len(_GAP) for cell in cells[:-1])
-    return width - len(_NO_MARK) - before
 
 
 def _task_rows(situation: Situation, width: int, now: float) -> list[Row]:
