@@ -58,13 +58,15 @@ def parse(text: str) -> Input:
     return value
 
 
-def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Cell]:
-    """What was changed, line by line, neutralised; empty if nothing."""
+def difference(
+    before: Mapping[str, Any], after: Mapping[str, Any], gutter: str = "  "
+) -> list[Cell]:
+    """What was changed, line by line behind `gutter`, neutralised; empty if nothing."""
     bare = _is_command(before) and {**before, "command": after.get("command")} == after
     old, new = (one["command"] if bare else _json(one) for one in (before, after))
     lines = difflib.unified_diff(_lines(old), _lines(new), lineterm="", n=2)
     kept = [text for text in lines if not text.startswith(("---", "+++", "@@"))]
-    return [Cell(f"  {text}", render.DIFF_STYLES.get(text[:1], "dim")) for text in kept]
+    return [Cell(f"{gutter}{text}", render.DIFF_STYLES.get(text[:1], "dim")) for text in kept]
 
 
 def _is_command(given: Mapping[str, Any]) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from textual.events import Key
 from textual.pilot import Pilot
 
 from claudedo import settings
+from claudedo.cli import edited_input
 from claudedo.cli.board import board as board_module
 from claudedo.cli.board.board import Board
 from claudedo.cli.board.dialogs import Page
@@ -232,6 +233,114 @@ async def test_what_the_row_does_not_show_in_full_is_opened_before_it_is_allowed
         await driver.press("y")
         await driver.sees("SESSION")
         assert worker.decided("k_1") == [{"decision": "allow"}]
+
+
+@pytest.mark.parametrize(("columns", "lines"), [(80, 24), (50, 14)])
+async def test_nothing_is_allowed_before_its_end_was_seen(
+    worker: FakeWorker, opened: Open, columns: int, lines: int
+) -> None:
+    body = "\n".join(f"line {number}" for number in range(60))
+    worker.wait_in(ask("k_1", body, title="Bash: line 0 …", suggestions=[RULE]))
+    async with opened(columns, lines) as driver:
+        await driver.press("y")
+        await driver.sees("more below: space; y allows at the end")
+        assert "This is all of it" not in driver.screen
+        for key in "yY":
+            await driver.press(key)
+            await driver.sees("more below are unseen: space goes on.")
+        while "line 59" not in driver.screen:
+            assert worker.decided("k_1") == []
+            await driver.press("space")
+        await driver.sees("This is all of it; y allows.")
+        await driver.press("g")
+        await driver.misses("This is all of it")
+        await driver.press("y")
+        await driver.sees("SESSION")
+        assert worker.decided("k_1") == [{"decision": "allow"}]
+
+
+async def test_what_is_short_is_all_there_at_once(worker: FakeWorker, opened: Open) -> None:
+    worker.wait_in(ask("k_1", "npm test\nnpm run build", title="Bash: npm test …"))
+    async with opened() as driver:
+        await driver.press("y")
+        await driver.sees("This is all of it; y allows.")
+        await driver.press("y")
+        await driver.hears("backend's permission was allowed")
+
+
+async def test_a_rule_is_kept_only_for_what_was_seen(worker: FakeWorker, opened: Open) -> None:
+    hidden = "npm test\nrm -rf /"
+    worker.wait_in(ask("k_1", hidden, title="Bash: npm test …", suggestions=[RULE]))
+    async with opened() as driver:
+        await driver.press("Y")
+        await driver.sees("│ rm -rf /")
+        await driver.press("Y")
+        await driver.sees("allow and keep the rule")
+
+
+async def test_an_edit_is_shown_to_its_end_and_behind_its_bar(
+    worker: FakeWorker, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = {"command": "\n".join(f"{'x' * 60} {number}" for number in range(40))}
+    monkeypatch.setattr(edited_input, "edit", lambda _: changed)
+    monkeypatch.setattr(Board, "suspend", lambda _: nullcontext())
+    worker.wait_in(ask("k_1", "npm test", input={"command": "npm test"}))
+    async with opened(50, 14) as driver:
+        await driver.press("e")
+        await driver.sees("Allow it changed like this?")
+        await driver.sees("  │ -npm test")
+        await driver.sees("  ┆ xxx")
+        await driver.press("y")
+        await driver.sees("more below are unseen: space goes on.")
+        assert worker.decided("k_1") == []
+        await driver.press("G", "y")
+        await driver.hears("allowed")
+        assert worker.decided("k_1") == [{"decision": "allow", "input": changed}]
+
+
+async def test_a_line_that_is_folded_is_marked_as_folded(worker: FakeWorker, opened: Open) -> None:
+    worker.add(task("backend"))
+    worker.logs["t_BACKEND"] = [{"role": "assistant", "text": "x" * 100}]
+    async with opened() as driver:
+        await driver.press("l")
+        await driver.sees(f"  │ {'x' * 76}\n  ┆ {'x' * 24}")
+
+
+async def test_what_was_said_before_does_not_stand_under_what_is_read(
+    worker: FakeWorker, opened: Open
+) -> None:
+    worker.add(task("backend"))
+    worker.logs["t_BACKEND"] = [{"role": "assistant", "text": "Hello."}]
+    async with opened() as driver:
+        driver.app.say("backend stopped.")
+        await driver.sees("backend stopped.")
+        await driver.press("l")
+        await driver.sees("Hello.")
+        assert "backend stopped." not in driver.screen
+        driver.app.say("backend goes on.")
+        await driver.sees("backend goes on.")
+        await driver.press("q")
+        await driver.sees("SESSION")
+
+
+async def test_each_of_several_questions_says_which_it_is(worker: FakeWorker, opened: Open) -> None:
+    worker.wait_in(question("k_1", count=2))
+    async with opened() as driver:
+        await driver.sees("Which colour? (+1 question)")
+        await driver.press("w")
+        await driver.sees("1 of 2")
+
+
+async def test_nothing_is_claimed_before_the_worker_has_answered(
+    worker: FakeWorker, opened: Open
+) -> None:
+    worker.add(task("backend"))
+    async with opened() as driver:
+        driver.app.situation = None
+        driver.app.draw()
+        await driver.sees("Asking the worker")
+        assert "0 tasks" not in driver.screen
+        assert "claudedo start" not in driver.screen
 
 
 async def test_always_shows_the_rule_first(worker: FakeWorker, opened: Open) -> None:

@@ -18,8 +18,8 @@ from claudedo.cli.board.deeds import Deeds
 from claudedo.cli.board.desk import Desk
 from claudedo.cli.board.dialogs import key_line
 from claudedo.cli.board.lines import Choices, Lines
-from claudedo.cli.board.picture import Json, Row, Situation
-from claudedo.cli.board.reading import AskReading, Reading, ask_keys, said_line
+from claudedo.cli.board.picture import Json, Row
+from claudedo.cli.board.reading import SEEN_FIRST, AskReading, Reading, ask_keys, said_line
 from claudedo.cli.exits import Exit
 from claudedo.cli.render import Cell
 from claudedo.client import WorkerClient
@@ -146,9 +146,12 @@ class Listing(Screen[None]):
             return
         situation = self.desk.situation
         main = self.query_one("#main", Choices)
-        if situation is not None and main.show_rows(picture.rows(situation, width, time.time())):
-            self._slipped_at = time.monotonic()
-        top = picture.summary(situation or Situation(), width)
+        if situation is None:
+            top = picture.asking(width)
+        else:
+            if main.show_rows(picture.rows(situation, width, time.time())):
+                self._slipped_at = time.monotonic()
+            top = picture.summary(situation, width)
         self.query_one("#top", Lines).show_lines([top])
         self.query_one("#details").display = self.size.height >= ROOMY_HEIGHT
         self.query_one("#details", Lines).show_lines(picture.details(main.row, width))
@@ -184,9 +187,8 @@ class Listing(Screen[None]):
             self.desk.say("That is for an ask: choose one on top.", wrong=True)
         elif self._has_slipped():
             return
-        elif verb == "allow" and not row.whole:
+        elif verb in SEEN_FIRST and not row.whole:
             self._read(row.ask)
-            self.desk.say("This is all of it; y allows.")
         else:
             self._decisions.decide(verb, row.ask)
 

@@ -15,6 +15,7 @@ from claudedo.cli.ask_view import Question
 from claudedo.cli.board.desk import Desk
 from claudedo.cli.board.dialogs import Choose, Write
 from claudedo.cli.board.picture import Json
+from claudedo.cli.board.reading import EditReading
 from claudedo.cli.render import Cell
 from claudedo.errors import ClaudedoError, UsageError
 
@@ -100,14 +101,12 @@ class Decisions:
             self._desk.call_later(self._confirm_edit, ask, changed)
 
     def _confirm_edit(self, ask: Json, changed: dict[str, Any]) -> None:
-        lines = [Text("Allow it changed like this?", "bold")]
-        lines += [_text(cell) for cell in edited_input.difference(ask["input"], changed)]
+        def allow() -> None:
+            self._send([ask], {"decision": "allow", "input": changed})
 
-        def chosen(key: str | None) -> None:
-            if key:
-                self._send([ask], {"decision": "allow", "input": changed})
-
-        self._desk.push_screen(Choose(lines, {"y": "allow it changed"}), chosen)
+        lines = edited_input.difference(ask["input"], changed, ask_view.GUTTER)
+        nothing = [Cell("It means the same as before.", "dim")]
+        self._desk.push_screen(EditReading(lines or nothing, allow))
 
     def answer(self, ask: Json, begun: str = "") -> None:
         """Answer its questions, one after the other, or say something to a plan or a task."""
@@ -131,7 +130,10 @@ class Decisions:
             return
         question = left[0]
         hint = "A number or own words" + (", several with commas" if question.several else "")
+        number, count = 1 + len(given), len(given) + len(left)
         lines = [Text(render.line(question.text), "bold")]
+        if count > 1:
+            lines[0].append(f"  {number} of {count}", "not bold")
         lines += [_text(cell) for cell in ask_view.choices(question)]
         lines.append(Text(f"{hint}:", "dim"))
 

@@ -76,7 +76,7 @@ class Desk(App[int]):
         self.situation: Situation | None = None
         self.said = ""
         self.wrong = False  # what was said last is an error
-        self._said_at = time.monotonic()
+        self.said_at = time.monotonic()
         self.following: tuple[str, str] | None = None  # a message that was sent, and to whom
         self.away = False
         self._leaving = False
@@ -115,7 +115,7 @@ class Desk(App[int]):
 
     def draw(self) -> None:
         """Show what changed, and how old things are by now."""
-        if not self.away and time.monotonic() > self._said_at + SAID_SECONDS:
+        if not self.away and time.monotonic() > self.said_at + SAID_SECONDS:
             self.said, self.wrong = "", False
         for screen in self.screen_stack:
             redraw = getattr(screen, "draw", None)
@@ -125,7 +125,7 @@ class Desk(App[int]):
     def say(self, text: str, *, wrong: bool = False) -> None:
         """Put a sentence on the line above the keys."""
         self.said, self.wrong = render.line(text), wrong
-        self._said_at = time.monotonic()
+        self.said_at = time.monotonic()
         self.draw()
 
     def _take_news(self) -> None:

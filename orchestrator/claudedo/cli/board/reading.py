@@ -1,11 +1,11 @@
-"""Screens to read from: help, logs, a diff, and one ask in full with the keys to decide it."""
+"""Screens to read from: help, logs, a diff, and what is agreed to only once its end was seen."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, cast
 
-from rich.cells import chop_cells
 from rich.text import Text
 from textual import events
 from textual.app import ComposeResult
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from claudedo.cli.board.decisions import Decisions
     from claudedo.cli.board.desk import Desk
 
-_TAB = 8
+SEEN_FIRST = ("allow", "allow_always")
+"""What is decided only about an ask that was seen in full."""
 
 
 class Reading(Screen[None]):
@@ -45,6 +46,7 @@ class Reading(Screen[None]):
         self._cells: list[Cell] = list(lines)  # replaced, never changed
         self._folded: tuple[int, list[Cell], list[Text]] = (0, [], [])
         self._at_end = at_end  # new lines keep the last one in sight
+        self._opened_at = time.monotonic()
 
     @property
     def desk(self) -> Desk:
@@ -85,16 +87,17 @@ class Reading(Screen[None]):
         main.show_lines(self._lines(width))
         if at_end:
             main.scroll_to_line(-1)
-        more = f"  ({main.below} more below)" if main.below else ""
-        self.query_one("#top", Lines).show_lines([self.title_line(width, more)])
-        self.query_one("#said", Lines).show_lines([said_line(self.desk)])
+        self.draw_ends()
         self.query_one("#keys", Lines).show_lines([key_line(self.keys(), width)])
 
     def _lines(self, width: int) -> list[Text]:
         """The text in lines of this width; made once, because it may be long."""
         made_for, cells, lines = self._folded
         if made_for != width or cells is not self._cells:
-            lines = [line for cell in self._cells for line in folded(cell, width)]
+            lines = [
+                Text(cell.text, style=cell.style, end="", no_wrap=True)
+                for cell in ask_view.folded(self._cells, width)
+            ]
             self._folded = (width, self._cells, lines)
         return lines
 
@@ -122,16 +125,73 @@ class Reading(Screen[None]):
         self.draw_ends()
 
     def draw_ends(self) -> None:
-        """Say anew how much there is below."""
+        """Say anew how much there is below, and what was said since this was opened."""
         below = self.query_one("#main", Lines).below
         more = f"  ({below} more below)" if below else ""
         self.query_one("#top", Lines).show_lines([self.title_line(self.size.width, more)])
+        said = said_line(self.desk) if self.desk.said_at >= self._opened_at else Text()
+        self.query_one("#said", Lines).show_lines([said if said.plain else self.hint(below)])
+
+    def hint(self, below: int) -> Text:
+        """What stands above the keys while nothing was said; `below` lines are not in sight."""
+        return Text()
 
     def action_back(self) -> None:
         self.dismiss(None)
 
 
-class AskReading(Reading):
+class Consent(Reading):
+    """What the person may agree to with `y`, once its last line was in sight."""
+
+    def __init__(self, title: str, lines: Sequence[Cell] = ()) -> None:
+        super().__init__(title, lines)
+        self._seen: list[Cell] | None = None  # the lines of which the last one was in sight
+        self._hasty = False  # wanted to agree before that
+
+    def draw_ends(self) -> None:
+        if not self.query_one("#main", Lines).below:
+            self._seen, self._hasty = self._cells, False
+        super().draw_ends()
+
+    def hint(self, below: int) -> Text:
+        if not self.agreeing:
+            return Text()
+        if self._hasty:
+            return Text(f"! {below} more below are unseen: space goes on.", "bold red")
+        if self._seen is not self._cells:
+            return Text(f"{below} more below: space; y {self.agreeing} at the end.", "cyan")
+        return Text("" if below else f"This is all of it; y {self.agreeing}.", "cyan")
+
+    @property
+    def agreeing(self) -> str:
+        """What `y` does; nothing if there is nothing to agree to."""
+        return "allows"
+
+    def has_seen(self) -> bool:
+        """True if the end of all of it was in sight; otherwise says so."""
+        self._hasty = self._seen is not self._cells
+        if self._hasty:
+            self.desk.say("")  # draws
+        return not self._hasty
+
+
+class EditReading(Consent):
+    """What a person changed in a tool's input, to be allowed like that."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("y", "allow", show=False)]
+    KEYS: ClassVar[dict[str, str]] = {"y": "allow it changed", "j k": "scroll", "q": "back"}
+
+    def __init__(self, lines: Sequence[Cell], allow: Callable[[], None]) -> None:
+        super().__init__("Allow it changed like this?", lines)
+        self._allow = allow
+
+    def action_allow(self) -> None:
+        if self.has_seen():
+            self.dismiss(None)
+            self._allow()
+
+
+class AskReading(Consent):
     """One ask in full. Leaves by itself when the ask was decided, here or elsewhere."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -188,8 +248,13 @@ class AskReading(Reading):
     def keys(self) -> dict[str, str]:
         return ask_keys(self.ask) | {"a": "attach", "j k": "scroll", "q": "back"}
 
+    @property
+    def agreeing(self) -> str:
+        return _AGREEING.get(self.ask["kind"], "")
+
     def action_decide(self, verb: str) -> None:
-        self._decisions.decide(verb, self.ask)
+        if verb not in SEEN_FIRST or not self.agreeing or self.has_seen():
+            self._decisions.decide(verb, self.ask)
 
     def on_key(self, event: events.Key) -> None:
         """The number of a choice begins the answer; Enter then gives it."""
@@ -205,6 +270,9 @@ class AskReading(Reading):
         if self.is_current:
             self._decisions.tell_outcome(self.ask)
             self.dismiss(None)
+
+
+_AGREEING = {"permission": "allows", "plan": "approves", "task": "marks it done"}
 
 
 def ask_keys(ask: Json) -> dict[str, str]:
@@ -223,12 +291,3 @@ def said_line(desk: Desk) -> Text:
     style = "bold red" if desk.wrong else "cyan"
     mark = "! " if desk.wrong else ""
     return Text(mark + desk.said, style=style, end="", no_wrap=True)
-
-
-def folded(cell: Cell, width: int) -> list[Text]:
-    """A line in as many lines as it needs; the gutter stands before each."""
-    text = cell.text.expandtabs(_TAB)
-    gutter = ask_view.GUTTER if text.startswith(ask_view.GUTTER) else ""
-    room = max(1, width - len(gutter))
-    parts = chop_cells(text[len(gutter) :], room) or [""]
-    return [Text(gutter + part, style=cell.style, end="", no_wrap=True) for part in parts]
