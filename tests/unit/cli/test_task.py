@@ -127,7 +127,7 @@ def test_show_is_aligned_and_in_words(run: Run, worker: FakeWorker) -> None:
     usage = {"requests": 3, "cache_creation_tokens": 70, "cost_usd": None, "output_tokens": 0}
     session = {**task("a")["session"], "channel": True, "usage": usage, "ended_at": None}
     work = {"dirty": False, "unmerged": 2}
-    worker.add(task("a", session=session, base="0123456789" * 4, base_branch="main", work=work))
+    worker.add(task("a", session=session, base="0123456789ab" * 3, base_branch="main", work=work))
 
     lines = run("show", "a").stdout.splitlines()
     told = dict(re.split("  +", line, maxsplit=1) for line in lines)
