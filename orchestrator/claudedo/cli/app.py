@@ -23,7 +23,6 @@ from claudedo.cli import (
     doctor,
     finish,
     message,
-    options,
     page,
     render,
     start,
@@ -34,6 +33,7 @@ from claudedo.cli import (
     worker,
 )
 from claudedo.cli.exits import Exit, status_of
+from claudedo.client import WorkerClient
 from claudedo.errors import ClaudedoError
 
 # The base of all errors that the parser finds; where it lives depends on the release of typer.
@@ -164,7 +164,10 @@ def root(
 
 
 def _live_list() -> int:
-    client = options.worker()
+    client = WorkerClient(settings.load())
+    if not client.listening():
+        render.note("Starting the worker …")  # takes seconds, and nothing is on the screen yet
+    client.connect()
     from claudedo.cli.board import show
 
     return show(client)

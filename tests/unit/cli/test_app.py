@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from claudedo.cli import app as app_module
 from claudedo.cli import exits, task
 from claudedo.cli.exits import Exit
+from claudedo.client import WorkerClient
 from claudedo.errors import KINDS
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.fake_worker import FakeWorker, problem_of
@@ -243,3 +245,17 @@ def test_a_command_imports_nothing_heavy(worker: FakeWorker, arguments: str) -> 
     }  # fmt: skip
 
     assert imported(*arguments.split()) & heavy == set()
+
+
+def test_a_list_that_has_to_wait_for_its_worker_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("claudedo.cli.board.show", lambda _: 0)
+    monkeypatch.setattr(WorkerClient, "connect", lambda *_: told.append(capsys.readouterr().err))
+
+    for listens in (False, True):
+        monkeypatch.setattr(WorkerClient, "listening", lambda _, answer=listens: answer)
+        app_module._live_list()
+
+    assert told == ["Starting the worker …\n", ""]
