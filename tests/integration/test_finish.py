@@ -411,6 +411,18 @@ def test_merge_of_a_task_in_place_or_without_anything_is_refused(finish: Finish)
     assert finish.ask("merge", "nobody").exit_code == 4
 
 
+def test_work_that_can_be_merged_is_not_removed_and_the_way_to_merge_it_is_named(
+    finish: Finish,
+) -> None:
+    finish.commit("One", one="1\n")
+    answer = finish.ask("rm", "backend")
+    assert "`claudedo merge backend` merges it" in answer.stderr
+    (finish.tree / "more").write_text("more\n")
+    answer = finish.ask("rm", "backend")
+    assert answer.exit_code == 5
+    assert "`claudedo merge backend --commit -m MESSAGE` merges it" in answer.stderr
+
+
 def test_conflicts_end_with_5_and_change_nothing(finish: Finish) -> None:
     finish.commit("Theirs", README_md="theirs\n")
     ours = finish.commit("Ours", finish.main, README_md="ours\n")

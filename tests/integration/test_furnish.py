@@ -37,7 +37,7 @@ class Site:
     def place(self, **changes: Any) -> Place:
         env = {"PATH": os.environ["PATH"], SESSION_VARIABLE: MARK}
         given = {"main": self.main, "worktree": self.worktree, "log": self.log, "env": env}
-        return Place(**{"limit": 30.0, **given, **changes})
+        return Place(**{"name": "api", "limit": 30.0, **given, **changes})
 
     async def furnish(self, **recipe: Any) -> str:
         """Furnish; returns the log."""
@@ -180,7 +180,7 @@ async def test_a_setup_that_fails_says_its_last_words_and_where_the_rest_is(site
     with pytest.raises(ScriptError) as failed:
         await site.furnish(setup=setup)
     words = "its setup failed (exit status 3): line 4 / line 5 / no database"
-    rest = f"(all of it: {site.log}); `claudedo restart` runs it again"
+    rest = f"(all of it: {site.log}); `claudedo restart api` runs it again"
     assert str(failed.value) == f"{words} {rest}"
     assert site.log.read_text().startswith(f"$ {setup}\nline 1\n")
     with pytest.raises(ScriptError, match=r"^its setup failed \(exit status 4\) \(all of it: "):

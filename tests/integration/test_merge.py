@@ -245,6 +245,11 @@ async def test_conflicts_are_named_and_nothing_is_changed(desk: Desk, uncommitte
         ConflictError,
         "'readme.md', 'two.txt'",
         "nothing was changed",
+        *(
+            ("'Commit your work, then merge main into your branch'", "commit it, then `git -C")
+            if uncommitted
+            else ("'Merge main into your branch'", "do it yourself: `git -C")
+        ),
         commit=uncommitted,
         message="More" if uncommitted else None,
     )

@@ -44,6 +44,7 @@ class Place:
     log: Path
     env: Mapping[str, str] = field(repr=False)  # what its commands run with
     limit: float  # seconds for each of them
+    name: str  # the task's, for sentences
 
 
 async def furnish(recipe: Recipe, place: Place) -> None:
@@ -60,7 +61,7 @@ async def furnish(recipe: Recipe, place: Place) -> None:
         try:
             await run("setup", recipe.setup, place)
         except ScriptError as error:
-            raise ScriptError(f"{error}; `claudedo restart` runs it again") from error
+            raise ScriptError(f"{error}; `claudedo restart {place.name}` runs it again") from error
 
 
 async def run(name: str, command: str, place: Place) -> None:

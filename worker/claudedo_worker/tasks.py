@@ -45,7 +45,7 @@ from claudedo_worker.mailbox import Mailbox
 from claudedo_worker.ports import Ports
 from claudedo_worker.store import Store
 from claudedo_worker.supervisor import Order, Supervisor
-from claudedo_worker.work import work_in
+from claudedo_worker.work import Work, work_in
 from claudedo_worker.worktree import WorktreePlan
 
 
@@ -288,6 +288,7 @@ class Tasks:
             log=self._settings.task_log(task.id),
             env=launch.environment(environ, task, session_id, peers),
             limit=self._settings.setup_timeout,
+            name=task.name,
         )
 
     async def _check_no_guest(self, task: Task) -> None:
@@ -318,8 +319,8 @@ class Tasks:
             return  # the folder is gone, or was never made
         if work:
             raise RefusedError(
-                f"{task.worktree} holds {work.summary()}, which would be lost; save it, "
-                "or use --force."
+                f"{task.worktree} holds {work.summary()}, which would be lost; "
+                f"{_way_to_merge(task, work)}save it, or use --force."
             )
 
     async def link(self, one: Task, other: Task) -> None:
@@ -591,3 +592,10 @@ def name_from(folder: str) -> str:
     allowed = "abcdefghijklmnopqrstuvwxyz0123456789._-"
     kept = "".join(c if c in allowed else "-" for c in folder.lower())
     return kept.strip("._-")[:63] or "project"
+
+
+def _way_to_merge(task: Task, work: Work) -> str:
+    """How what a worktree holds is merged, where that is what keeps it."""
+    if work.uncommitted or work.untracked:
+        return f"`claudedo merge {task.name} --commit -m MESSAGE` merges it; else "
+    return f"`claudedo merge {task.name}` merges it; else " if work.commits else ""

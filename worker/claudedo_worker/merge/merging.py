@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shlex
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -208,10 +209,24 @@ async def _merged_tree(job: Job, source: Source, target: Target) -> str:
     if made.conflicts:
         raise ConflictError(
             f"{job.name} and {target.branch} conflict in {named(made.conflicts)}; nothing was "
-            f"changed. Let its session merge {target.branch} into its own branch, or do it "
-            f"yourself: `git -C {source.directory} merge {target.branch}`."
+            f"changed. {_way_out(job, source, target)}"
         )
     return made.tree
+
+
+def _way_out(job: Job, source: Source, target: Target) -> str:
+    """What to do about a conflict; git merges into no worktree whose own changes it would touch."""
+    wanted = f"merge {target.branch} into your branch"
+    wanted = (
+        f"Commit your work, then {wanted}" if source.unsaved else wanted[0].upper() + wanted[1:]
+    )
+    if not source.present:
+        return f"Its folder is gone: `claudedo restart {job.name}` makes it again to merge there."
+    itself = "commit it, then" if source.unsaved else "do it yourself:"
+    return (
+        f"Let its session do it: `claudedo send {job.name} {shlex.quote(wanted)}`; or "
+        f"{itself} `git -C {source.directory} merge {target.branch}`."
+    )
 
 
 async def _can_forward(job: Job, source: Source, target: Target) -> bool:
