@@ -11,7 +11,7 @@ import typer
 from claudedo.cli import options, progress, render
 from claudedo.cli.exits import Exit
 from claudedo.cli.start import CLAUDE_ARGS, WithClaudeArgs
-from claudedo.errors import BusyError, UntrustedError, UsageError
+from claudedo.errors import BusyError, RefusedError, UntrustedError, UsageError
 from claudedo.model import check_name
 
 if TYPE_CHECKING:
@@ -110,12 +110,16 @@ def _order(client: WorkerClient, order: Json) -> Json:
     try:
         return client.adopt(order)
     except BusyError as error:
-        if not render.can_ask() or not render.ask(f"{error} End it now?"):
+        if not render.can_ask():
             raise
+        if not render.ask(f"{error} End it now?"):
+            raise RefusedError("Nothing was adopted.") from None
         return _order(client, {**order, "now": True})
     except UntrustedError as error:
-        if not render.can_ask() or not render.ask(f"{error} Trust it?"):
+        if not render.can_ask():
             raise
+        if not render.ask(f"{error} Trust it?"):
+            raise RefusedError("Nothing was adopted.") from None
         return _order(client, {**order, "trust": True})
 
 

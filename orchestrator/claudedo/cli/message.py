@@ -62,7 +62,7 @@ def send(
     task = options.find(client, target, workspace)
     sent = _store(client, task["id"], body, priority, reply_to)
     if wait is not Rung.STORED:
-        sent = _wait(client, sent, wait, timeout)
+        sent = _wait(client, sent, wait, timeout, task["name"])
     if json_output:
         render.as_json(sent)
     elif quiet:
@@ -71,10 +71,7 @@ def send(
         render.show(_how_far(task["name"], sent))
         _say_if_absent(task)
     if not sent["receipts"][f"{wait}_at"]:
-        render.note(
-            f"Not {wait} within {timeout:g} s. The message is safe and will go on: "
-            f"claudedo thread {render.line(task['name'])}"
-        )
+        render.note(f"Not {wait} within {timeout:g} s. {_safe(task['name'])}")
         raise typer.Exit(Exit.UNCONFIRMED)
 
 
@@ -94,8 +91,28 @@ def _store(
         raise UnavailableError(f"{error} The message may be stored or not.") from error
 
 
-def _wait(client: WorkerClient, sent: dict[str, Any], rung: Rung, timeout: float) -> dict[str, Any]:
-    """Look until the message reached `rung` or `timeout` seconds are over."""
+def _safe(name: str) -> str:
+    return f"The message is safe and will go on: claudedo thread {render.line(name)}"
+
+
+def _wait(
+    client: WorkerClient, sent: dict[str, Any], rung: Rung, timeout: float, name: str
+) -> dict[str, Any]:
+    """Look until the message reached `rung` or `timeout` seconds are over.
+
+    A person who watches is told what is waited for, and with Ctrl-C that nothing is lost.
+    """
+    if render.notes_are_seen():
+        known = f"stored for {render.line(name)}; waiting until it is {rung}"
+        render.note(f"{known}, up to {timeout:g} s")
+    try:
+        return _look(client, sent, rung, timeout)
+    except KeyboardInterrupt:
+        render.note(_safe(name))
+        raise
+
+
+def _look(client: WorkerClient, sent: dict[str, Any], rung: Rung, timeout: float) -> dict[str, Any]:
     deadline = time.monotonic() + timeout
     while not sent["receipts"][f"{rung}_at"] and (left := deadline - time.monotonic()) > 0:
         try:

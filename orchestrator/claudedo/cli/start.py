@@ -13,7 +13,7 @@ from typer.core import TyperCommand
 from claudedo import claude_args
 from claudedo.cli import options, progress, render
 from claudedo.cli.exits import Exit
-from claudedo.errors import UntrustedError, UsageError
+from claudedo.errors import RefusedError, UntrustedError, UsageError
 from claudedo.model import check_body, check_name
 
 if TYPE_CHECKING:
@@ -112,9 +112,12 @@ def start(
         "env": dict(os.environ),
         "workspace": workspace,
     }
-    started = [task["id"] for task in _order(client, order)]
+    ordered = _order(client, order)
+    _note_existing(ordered, tasks)
+    started = [task["id"] for task in ordered]
     listed, status = progress.follow(client, started)
-    _report(listed, json_output=json_output, quiet=quiet, attaching=attach)
+    prompted = {done["id"] for done, wanted in zip(ordered, tasks, strict=True) if wanted["prompt"]}
+    _report(listed, prompted, json_output=json_output, quiet=quiet, attaching=attach)
     if status is Exit.DONE and attach:
         from claudedo.cli.terminal import show_terminal
 
@@ -187,12 +190,25 @@ def _order(client: WorkerClient, order: dict[str, Any]) -> list[dict[str, Any]]:
         if not render.can_ask():
             raise
         if not render.ask(f"{error} Trust it?"):
-            raise
+            raise RefusedError("Nothing was started; --trust says yes beforehand.") from None
     return client.start({**order, "trust": True})
 
 
+def _note_existing(ordered: list[dict[str, Any]], tasks: list[dict[str, Any]]) -> None:
+    """Say what was there before, and what became of the prompt for it."""
+    for done, wanted in zip(ordered, tasks, strict=True):
+        if not done["created"]:
+            sent = ": your prompt was sent to it as a message" if wanted["prompt"] else ""
+            render.note(f"{done['name']} exists already{sent}.")
+
+
 def _report(
-    listed: list[dict[str, Any]], *, json_output: bool, quiet: bool, attaching: bool
+    listed: list[dict[str, Any]],
+    prompted: set[str],
+    *,
+    json_output: bool,
+    quiet: bool,
+    attaching: bool,
 ) -> None:
     if json_output:
         render.as_json(listed)
@@ -201,5 +217,8 @@ def _report(
             render.show(task["id"])
     elif not attaching:
         for task in listed:
-            state = progress.sight(task).state
-            render.show(f"{task['name']} is {state} in {render.line(task['worktree'] or '?')}")
+            one, folder = progress.sight(task), render.line(task["worktree"] or "?")
+            if one.state == "idle" and task["pending"] and task["id"] in prompted:
+                render.show(f"{one.name} is up in {folder}; its prompt is on its way")
+            elif not one.failed:  # which was said with its reason
+                render.show(f"{one.name} is {one.state} in {folder}")

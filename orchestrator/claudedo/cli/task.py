@@ -10,7 +10,7 @@ import typer
 
 from claudedo.cli import options, progress, refusal, render
 from claudedo.cli.exits import Exit, common, status_of
-from claudedo.errors import ClaudedoError, NotFoundError, UsageError
+from claudedo.errors import ClaudedoError, NotFoundError, RefusedError, UsageError
 from claudedo.model import SessionState
 
 if TYPE_CHECKING:
@@ -232,8 +232,9 @@ def restart(
     if going:
         listed, status = progress.follow(client, going)
         failed["sessions"] = status
-        for task in listed:
-            render.show(f"{task['name']} is {progress.sight(task).state}")
+        for one in map(progress.sight, listed):
+            if not one.failed:  # which was said with its reason
+                render.show(f"{one.name} is {one.state}")
     _end(failed)
 
 
@@ -251,12 +252,29 @@ def rm(
     """Remove tasks with their worktrees and branches.
 
     Uncommitted, untracked, stashed or unmerged work is never removed without --force.
+    On a terminal it asks before it cuts a turn short, too.
 
     Example: claudedo rm backend
     """
     client = options.worker()
     tasks = _chosen(client, targets, workspace, everything=False, live=None)
+    if not force:
+        _check_at_work(tasks)
     _for_each(tasks, lambda task: client.remove(task["id"], force=force))
+
+
+def _check_at_work(tasks: list[dict[str, Any]]) -> None:
+    """Let a person who is there confirm that turns are cut short; raises `RefusedError` if not."""
+    busy = [task for task in tasks if task["session"] and task["session"]["state"] in _AT_WORK]
+    if not busy or not render.can_ask():
+        return
+    names = ", ".join(task["name"] for task in busy)
+    what = ("are", "turns", "them") if busy[1:] else ("is", "a turn", "it")
+    if not render.ask(f"{names} {what[0]} in the middle of {what[1]}. Remove {what[2]} now?"):
+        raise RefusedError("Nothing was removed.")
+
+
+_AT_WORK = (SessionState.BUSY, SessionState.WAITING)
 
 
 A = Annotated[str, typer.Argument(metavar="A", help="One task.")]

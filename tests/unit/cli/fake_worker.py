@@ -236,8 +236,12 @@ class FakeWorker:
         if not self.trusted and not order["trust"]:
             detail = "The repository /src/shop was never trusted; say --trust."
             return 409, problem_of("untrusted", detail, 409)
-        self.add(*(task(one["name"]) for one in order["tasks"] if _id(one) not in self.tasks))
-        made = [{"id": _id(one), "name": one["name"], "created": True} for one in order["tasks"]]
+        known = set(self.tasks)
+        self.add(*(task(one["name"]) for one in order["tasks"] if _id(one) not in known))
+        made = [
+            {"id": _id(one), "name": one["name"], "created": _id(one) not in known}
+            for one in order["tasks"]
+        ]
         return 200, {"tasks": made}
 
     def _adopt(self, order: Json) -> tuple[int, Any]:

@@ -71,8 +71,39 @@ def test_trust_that_is_not_given_starts_nothing(
     child.expect(r"Trust it\? \[y/N\]")
     child.sendline(answer)
 
-    assert ending(child)[0] == 5
+    status, printed = ending(child)
+    assert status == 5
+    assert printed.endswith("claudedo: Nothing was started; --trust says yes beforehand.\r\n")
+    assert "never trusted" not in printed
     assert len(worker.requests("POST", "/api/start")) == 1
+
+
+@pytest.mark.parametrize(("answer", "status"), [("y", 0), ("n", 5)])
+def test_a_session_in_the_middle_of_a_turn_is_removed_only_if_the_person_says_so(
+    worker: FakeWorker, terminal: Terminal, answer: str, status: int
+) -> None:
+    worker.add(task("a", "busy"), task("b"))
+    child = terminal("rm", "a", "b")
+
+    child.expect(r"a is in the middle of a turn. Remove it now\? \[y/N\]")
+    child.sendline(answer)
+
+    assert ending(child)[0] == status
+    assert [one in worker.tasks for one in ("t_A", "t_B")] == [status == 5] * 2
+
+
+def test_a_wait_says_at_once_what_it_waits_for_and_can_be_left(
+    worker: FakeWorker, terminal: Terminal
+) -> None:
+    worker.add(task("backend"))
+    child = terminal("send", "backend", "x", "--wait", "answered")
+
+    child.expect("stored for backend; waiting until it is answered, up to 60 s")
+    child.sendintr()
+
+    status, printed = ending(child)
+    assert status == 130
+    assert "The message is safe and will go on: claudedo thread backend" in printed
 
 
 @pytest.mark.parametrize(("answer", "orders", "status"), [("y", 2, 0), ("n", 1, 5)])

@@ -178,6 +178,8 @@ def test_it_returns_when_every_session_is_past_its_start_up(run: Run, worker: Fa
 
     assert answer.exit_code == 0
     assert answer.stderr.splitlines() == [
+        "a exists already.",
+        "b exists already.",
         "a: making the worktree",
         "b: starting claude",
         "a: starting claude",
@@ -188,6 +190,31 @@ def test_it_returns_when_every_session_is_past_its_start_up(run: Run, worker: Fa
         "a is idle in /src/shop.worktrees/a",
         "b is busy in /src/shop.worktrees/b",
     ]
+
+
+def test_a_prompt_for_what_exists_and_one_that_is_on_its_way_are_said(
+    run: Run, worker: FakeWorker
+) -> None:
+    worker.add(task("a"), task("b", pending=1))
+
+    answer = run("start", "a=Go on", "b=Begin", "c")
+
+    assert "a exists already: your prompt was sent to it as a message.\n" in answer.stderr
+    assert "c exists" not in answer.stderr
+    assert answer.stdout.splitlines() == [
+        "a is idle in /src/shop.worktrees/a",
+        "b is up in /src/shop.worktrees/b; its prompt is on its way",
+        "c is idle in /src/shop.worktrees/c",
+    ]
+
+
+def test_what_failed_is_told_once(run: Run, worker: FakeWorker) -> None:
+    worker.add(task("a", None), task("b", "stopped"))
+    worker.progress["t_A"] = [session("failed", None, "no luck")]
+    worker.progress["t_B"] = [session("idle"), session("failed", None, "no luck")]
+
+    assert run("start", "a").stdout == ""
+    assert run("restart", "b").stdout == ""
 
 
 def test_a_session_that_asks_for_a_permission_is_past_its_start_up(
