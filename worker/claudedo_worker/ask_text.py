@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import json
+import os
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -45,6 +46,8 @@ def describe(tool: str, given: Input, folder: Path | None) -> tuple[AskKind, str
     writer = _WRITERS.get(tool, _other)
     try:
         line, body = writer(given, folder)
+        if folder and tool in _FILE_TOOLS and _is_outside(given, folder):
+            line = f"outside its folder: {line}"
     except (AttributeError, KeyError, TypeError, ValueError):
         # Not the input that this tool is known to take: shown as it is.
         line, body = _other(given, folder)
@@ -82,6 +85,15 @@ def _command(given: Input, folder: Path | None) -> tuple[str, str]:
     if given.get("dangerouslyDisableSandbox"):
         body += "\n# outside the sandbox"
     return command.strip().split("\n", 1)[0] + (" …" if "\n" in command.strip() else ""), body
+
+
+def _is_outside(given: Input, folder: Path) -> bool:
+    """Whether a file tool would leave the folder, be it through a symbolic link."""
+    path = given.get("notebook_path") or given.get("file_path")
+    if not isinstance(path, str):
+        return False
+    real = os.path.realpath(_path({"file_path": path}, folder))  # of a loop of links, itself
+    return not Path(real).is_relative_to(os.path.realpath(folder))
 
 
 def _edit(given: Input, folder: Path | None) -> tuple[str, str]:
@@ -169,11 +181,15 @@ _WRITERS: dict[str, Callable[[Input, Path | None], tuple[str, str]]] = {
 }
 
 
+_FILE_TOOLS = frozenset({"Edit", "MultiEdit", "Write", "NotebookEdit", "Read"})
+
+
 def _diff(before: str, after: str, name: str, *, new: bool = False) -> str:
     old, now = before.splitlines(), after.splitlines()
     if old == now:
         return "(no line changes; only the end of the file, or nothing)"
-    source, target = "/dev/null" if new else f"a/{name}", f"b/{name}"
+    source, target = (name, name) if name.startswith("/") else (f"a/{name}", f"b/{name}")
+    source = "/dev/null" if new else source
     if len(old) + len(now) > DIFF_LINES:
         return "\n".join([f"--- {source}", f"+++ {target}", *_one_hunk(old, now)])
     return "\n".join(difflib.unified_diff(old, now, source, target, lineterm=""))
@@ -195,7 +211,7 @@ def _common(old: list[str], now: list[str]) -> int:
 
 
 def _path(given: Input, folder: Path | None) -> Path:
-    return (folder or Path("/")) / str(given["file_path"])
+    return Path(os.path.normpath((folder or Path("/")) / str(given["file_path"])))
 
 
 def _name(given: Input, folder: Path | None) -> str:

@@ -134,7 +134,26 @@ def test_an_input_that_nests_without_measure_is_not_shown_but_asked_for() -> Non
 
 def test_a_path_outside_the_worktree_is_shown_in_full(tmp_path: Path) -> None:
     given = {"file_path": "/etc/nowhere/motd", "content": "hello"}
-    assert describe("Write", given, tmp_path)[1] == "Write: /etc/nowhere/motd"
+    _, title, text = describe("Write", given, tmp_path)
+    assert title == "Write: outside its folder: /etc/nowhere/motd"
+    assert text.splitlines()[:2] == ["--- /dev/null", "+++ /etc/nowhere/motd"]
+
+
+def test_a_path_that_leads_out_of_the_folder_is_named_where_it_ends(tmp_path: Path) -> None:
+    folder = tmp_path / "wt"
+    folder.mkdir()
+    (folder / "link").symlink_to(tmp_path)
+    (tmp_path / "f").write_text("one\n")
+    edit = {"old_string": "one", "new_string": "two"}
+
+    _, up, text = describe("Edit", {"file_path": str(folder / "../f"), **edit}, folder)
+    _, linked, _ = describe("Edit", {"file_path": "link/f", **edit}, folder)
+
+    assert "Edit: outside its folder: " in up and "Edit: outside its folder: " in linked
+    assert text.splitlines()[:2] == [f"--- {tmp_path / 'f'}", f"+++ {tmp_path / 'f'}"]
+    assert describe("Edit", {"file_path": "sub/../f", **edit}, folder)[1] == "Edit: f"
+    (folder / "loop").symlink_to("loop")
+    assert describe("Edit", {"file_path": "loop/f", **edit}, folder)[1] == "Edit: loop/f"
 
 
 def test_questions_are_shown_with_all_their_choices() -> None:
