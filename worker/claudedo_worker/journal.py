@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from claudedo_worker import envelope
 
 LONGEST = 2_000  # characters of one tool result that are shown
 PAGE = 1 << 20  # bytes of the transcript that are read at a time
+
+# What newer versions of the CLI put before a text (docs/claude-cli.md 4.5).
+_NOISE = re.compile(r"\A(?:\s*<system-reminder>\s*<tools-used.*?</system-reminder>)+", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ def _attachment(attachment: dict[str, Any]) -> list[Entry]:
 
 def _said(text: str) -> list[Entry]:
     """What came in as a user's text; ours is shown as the messages it gives, without reminders."""
+    text = _NOISE.sub("", text)
     try:
         return [Entry("message", f"from {who}: {body}") for who, body in envelope.opened(text)]
     except ValueError:

@@ -76,3 +76,23 @@ def test_a_long_transcript_is_read_in_pages_of_whole_lines(tmp_path: Path) -> No
 
     assert len(pages) > 2
     assert [int(e.text.split()[0]) for page in pages for e in page] == list(range(12))
+
+
+def test_what_the_client_puts_before_a_prompt_is_not_shown(tmp_path: Path) -> None:
+    noise = (
+        "<system-reminder><tools-used-before-summary>mcp__claudedo__channel"
+        "</tools-used-before-summary></system-reminder>\n"
+    )
+    path = tmp_path / "t.jsonl"
+    path.write_text(
+        line("user", noise, isMeta=True)
+        + line("user", [{"type": "text", "text": noise}, {"type": "text", "text": "hello"}])
+        + line("user", f"{noise}go on")
+        + line("user", "why <system-reminder>?")
+    )
+
+    assert journal.read(path, 0)[0] == [
+        Entry("user", "hello"),
+        Entry("user", "go on"),
+        Entry("user", "why <system-reminder>?"),
+    ]
