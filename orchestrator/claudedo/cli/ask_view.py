@@ -141,16 +141,17 @@ def drawn(lines: Sequence[Cell]) -> Text:
 
 
 def folded(lines: Iterable[Cell], width: int) -> list[Cell]:
-    """The lines, each of at most `width` columns; what is behind the gutter stays behind it."""
+    """The lines, each of at most `width` columns; the rest of a longer one stands behind a mark."""
     from rich.cells import chop_cells
 
     fitting = []
     for line in lines:
         start = GUTTER if line.text.startswith(GUTTER) else ""
         text = line.text.removeprefix(start).expandtabs()
-        pieces = chop_cells(text, max(1, width - len(start))) or [""]
-        fitting.append(Cell(start + pieces[0], line.style))
-        fitting += [Cell((FOLDED if start else "") + piece, line.style) for piece in pieces[1:]]
+        first = next(iter(chop_cells(text, max(1, width - len(start)))), "")
+        rest = chop_cells(text.removeprefix(first), max(1, width - len(FOLDED)))
+        fitting.append(Cell(start + first, line.style))
+        fitting += [Cell(FOLDED + piece, line.style) for piece in rest if piece]
     return fitting
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from claudedo.cli import options, render
+from claudedo.cli import ask_view, options, render
 from claudedo.errors import UsageError
 
 if TYPE_CHECKING:
@@ -102,6 +102,13 @@ def _print_lines(lines: list[dict[str, Any]], json_output: bool) -> None:
         if json_output:
             render.as_json_line(said)
         else:
-            # The gutter keeps a text from looking like somebody else's line.
-            text = render.neutral(said["text"]).rstrip("\n").replace("\n", "\n  │ ")
-            render.show(f"{render.line(said['role'])}: {text}")
+            for line in _drawn(said):
+                render.show(line.text)
+
+
+def _drawn(said: dict[str, Any]) -> list[render.Cell]:
+    """One entry; the gutter keeps a text from looking like somebody else's line."""
+    first, *rest = render.neutral(said["text"]).rstrip("\n").split("\n")
+    lines = [f"{render.line(said['role'])}: {first}", *(ask_view.GUTTER + text for text in rest)]
+    cells = [render.Cell(text) for text in lines]
+    return ask_view.folded(cells, render.console().width) if render.out_is_terminal() else cells

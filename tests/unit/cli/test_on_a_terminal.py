@@ -162,6 +162,21 @@ def test_what_is_waited_for_is_cut_and_leaves_a_line_for_each_task(
     assert all(len(line.rstrip()) <= 120 for line in (heads, *lines))
 
 
+def test_no_line_of_a_conversation_begins_without_its_bar_on_a_narrow_terminal(
+    worker: FakeWorker, terminal: Terminal
+) -> None:
+    worker.add(task("a"))
+    worker.logs["t_A"] = [{"role": "user", "text": "x" * 300 + "\n" + "y" * 300}]
+
+    _, printed = ending(terminal("logs", "a"))
+
+    first, *others = printed.rstrip().split("\r\n")
+    assert first == "user: " + "x" * 114
+    assert [line[:4] for line in others] == ["  ┆ ", "  ┆ ", "  │ ", "  ┆ ", "  ┆ "]
+    assert all(len(line) <= 120 for line in others)
+    assert "".join(others).count("x") == 186 and "".join(others).count("y") == 300
+
+
 def test_no_color_is_honoured(worker: FakeWorker, terminal: Terminal) -> None:
     worker.add(task("a"))
 
