@@ -134,7 +134,9 @@ def _notebook(given: Input, folder: Path | None) -> tuple[str, str]:
 
 def _question(given: Input, folder: Path | None) -> tuple[str, str]:
     asked = questions(given)
-    return str(asked[0]["question"]) if asked else "", "\n\n".join(map(_one_question, asked))
+    first = str(asked[0]["question"]) if asked else ""
+    line = f"{len(asked)} questions: {first}" if asked[1:] else first
+    return line, "\n\n".join(map(_one_question, asked))
 
 
 def _one_question(question: Input) -> str:

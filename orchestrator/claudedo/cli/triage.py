@@ -35,6 +35,7 @@ CALM_SECONDS = 0.7
 
 _LEAST_LINES = 6  # of a body that are shown on the smallest terminal
 _TAIL_LINES = 3  # of a body that was cut
+_NAME_WIDTH = 20  # of one of several questions, in the prompt
 _NO_SUCH_COMMAND = 127  # as a shell says
 _FRAME_LINES = 4  # a blank line, the head, the prompt and what a key brings
 
@@ -183,7 +184,10 @@ class _Card:
         sys.stdout.flush()
 
     def _choosing(self, question: ask_view.Question) -> str:
-        several = f"{len(self._given) + 1}/{len(self._questions)} " * (len(self._questions) > 1)
+        several = ""
+        if len(self._questions) > 1:
+            named = render.line(question.header or question.text)[:_NAME_WIDTH]
+            several = f"{len(self._given) + 1}/{len(self._questions)} {named} "
         count = len(question.choices)
         numbers = f"[1-{count}]" if count > 1 else "[1]" * count
         taken = [str(question.labels.index(label) + 1) for label in self._chosen]

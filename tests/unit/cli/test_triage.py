@@ -280,9 +280,10 @@ def test_a_choice_is_taken_with_its_number(worker: FakeWorker, sit_down: Any) ->
 def test_several_questions_and_choices_are_gone_through(worker: FakeWorker, sit_down: Any) -> None:
     worker.wait_in(question("k_1", DATABASE, PARTS, ("Why?", "", False, [])))
     person = sit_down()
-    assert "1/3 [1-3]" in person.card()
+    first = person.card()
+    assert "1/3 Database [1-3]" in first
     person.press("1")
-    assert "2/3 [1-3] then Enter  " in person.card()
+    assert "2/3 Parts [1-3] then Enter  " in person.card()
     person.press("\r")
     person.card()
     person.press("3")
@@ -294,7 +295,7 @@ def test_several_questions_and_choices_are_gone_through(worker: FakeWorker, sit_
     person.press("1")
     assert "[1-3] then Enter: 2,1  " in person.card()
     person.press("\r")
-    assert "3/3 " in person.card()
+    assert "3/3 Why?" in person.card()
     person.press("t")
     person.see("Why\\?\r\n")
     person.see("> ")

@@ -163,7 +163,8 @@ def test_questions_are_shown_with_all_their_choices() -> None:
 
     kind, title, text = describe("AskUserQuestion", {"questions": [one, other]}, None)
 
-    assert (kind, title) == (AskKind.QUESTION, "Which database?")
+    assert (kind, title) == (AskKind.QUESTION, "2 questions: Which database?")
+    assert describe("AskUserQuestion", {"questions": [one]}, None)[1] == "Which database?"
     assert text == (
         "Which database?\n  1. Postgres: big\n  2. SQLite\n\n"
         "Which days?  (several may be chosen)\n  1. Postgres: big\n  2. SQLite"
