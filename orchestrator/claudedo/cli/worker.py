@@ -52,7 +52,7 @@ def stop() -> None:
         render.note("The worker is not running.")
         return
     stop_and_wait(client)
-    render.show("The worker stopped. Sessions go on.")
+    render.show("The worker stopped. Sessions that run go on.")
 
 
 def stop_and_wait(client: WorkerClient) -> None:

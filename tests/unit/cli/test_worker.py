@@ -43,7 +43,7 @@ def test_stop_returns_when_the_worker_is_gone(run: Run, worker: FakeWorker) -> N
     answer = run("worker", "stop")
 
     assert answer.exit_code == 0
-    assert "Sessions go on" in answer.stdout
+    assert answer.stdout == "The worker stopped. Sessions that run go on.\n"
     assert not worker.socket.exists()
     assert run("worker", "status").exit_code == 1
 
