@@ -347,7 +347,7 @@ def test_help_explains_the_keys_that_do_something(worker: FakeWorker, sit_down: 
     person.card()
     person.press("?")
     shown = person.card()
-    assert "  e  change it in your editor, then allow it" in shown
+    assert "  e  change it in your editor; then y allows it" in shown
     assert "  A  " not in shown  # no rule was suggested
 
 
