@@ -62,6 +62,9 @@ def test_asks_are_told_allowed_by_command_and_edited_in_next(world: World) -> No
         person.expect(r"\[\?\] > ")
         person.send("e")
         person.expect(r"\+touch three")
+        person.expect(r"changed like this\? \[y/N\] ")
+        person.send("y")
+        person.expect("allowed, edited: Bash: touch three")
         person.expect("I will make four.")
         person.expect(r"\[\?\] > ")
         world.keys("backend", "\x1b")  # the person changes their mind at the session's terminal
