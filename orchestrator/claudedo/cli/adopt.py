@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from claudedo.cli import options, progress, render
 from claudedo.cli.exits import Exit
-from claudedo.cli.start import CLAUDE_ARGS, WithClaudeArgs
 from claudedo.errors import BusyError, RefusedError, UntrustedError, UsageError
 from claudedo.model import check_name
 
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-@app.command(cls=WithClaudeArgs, rich_help_panel="Sessions")
+@app.command(cls=options.WithRest, rich_help_panel="Sessions")
 def adopt(
     context: typer.Context,
     session: Annotated[
@@ -46,14 +44,9 @@ def adopt(
     at_once: Annotated[
         bool, typer.Option("--now", help="End it although it is at work or waits for an answer.")
     ] = False,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Trust the repository without being asked.")
-    ] = False,
-    permission_mode: Annotated[
-        str | None,
-        typer.Option(metavar="M", help="Default: permissions.defaultMode of your settings."),
-    ] = None,
-    model: Annotated[str | None, typer.Option(metavar="M", help="The model to use.")] = None,
+    trust: options.Trust = False,
+    permission_mode: options.PermissionMode = None,
+    model: options.Model = None,
     attach: Annotated[bool, typer.Option("--attach", help="Then show its terminal.")] = False,
     workspace: options.OfWorkspace = None,
     json_output: options.AsJson = False,
@@ -80,7 +73,7 @@ def adopt(
         "trust": trust,
         "permission_mode": permission_mode,
         "model": model,
-        "claude_args": context.meta.get(CLAUDE_ARGS, []),
+        "claude_args": options.rest(context),
         "env": dict(os.environ),
         "workspace": workspace,
     }
@@ -101,8 +94,7 @@ def _check(name: str | None, *, in_place: bool, worktree: bool, attach: bool) ->
         check_name(name)
     if in_place and worktree:
         raise UsageError("--here and --worktree exclude each other.")
-    if attach and not (sys.stdin.isatty() and render.out_is_terminal()):
-        raise UsageError("--attach needs a terminal.")
+    options.check_attach(attach)
 
 
 def _order(client: WorkerClient, order: Json) -> Json:

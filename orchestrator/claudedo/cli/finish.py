@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from claudedo.cli import options, render
 from claudedo.cli.exits import Exit
@@ -27,23 +26,11 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-_REST = "claudedo.rest"
 _CANNOT_RUN, _NO_COMMAND = 126, 127  # as a shell ends
 _LEFT = 128 + signal.SIGPIPE  # how git ends when its pager is left before the end
 
 
-class WithRest(TyperCommand):
-    """A command that keeps everything after `--`, whatever it looks like."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if "--" in args:
-            at = args.index("--")
-            ctx.meta[_REST] = args[at + 1 :]
-            args = args[:at]
-        return super().parse_args(ctx, args)
-
-
-@app.command(cls=WithRest, rich_help_panel="Sessions")
+@app.command(cls=options.WithRest, rich_help_panel="Sessions")
 def diff(
     context: typer.Context,
     target: options.Target,
@@ -63,7 +50,7 @@ def diff(
     client = options.worker()
     task = options.find(client, target, workspace)
     found = client.changes(task["id"])
-    what = [found["base"], *filter(None, [found["head"]]), "--", *context.meta.get(_REST, [])]
+    what = [found["base"], *filter(None, [found["head"]]), "--", *options.rest(context)]
     looks = [*(["--stat"] if stat else []), *_looks()]
     with _index_with(found) as env:
         if json_output:
@@ -81,7 +68,7 @@ def diff(
         raise ClaudedoError(f"`git diff` failed in {found['directory']} (exit status {status}).")
 
 
-@app.command("exec", cls=WithRest, rich_help_panel="Sessions")
+@app.command("exec", cls=options.WithRest, rich_help_panel="Sessions")
 def execute(
     context: typer.Context,
     target: options.Target,
@@ -96,7 +83,7 @@ def execute(
 
     Example: claudedo exec backend -- npm test
     """
-    words = [*(command or []), *context.meta.get(_REST, [])]
+    words = [*(command or []), *options.rest(context)]
     if not words or not words[0]:
         raise UsageError(f"Say what to run: claudedo exec {target} -- COMMAND.")
     client = options.worker()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from claudedo import settings
+from claudedo.cli import render
 from claudedo.client import WorkerClient
 from claudedo.errors import NotFoundError, UsageError
 
@@ -33,7 +36,36 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print one value only.")]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on as more comes; Ctrl-C ends.")]
 
+Trust = Annotated[bool, typer.Option("--trust", help="Trust the repository without being asked.")]
+PermissionMode = Annotated[
+    str | None, typer.Option(metavar="M", help="Default: permissions.defaultMode of your settings.")
+]
+Model = Annotated[str | None, typer.Option(metavar="M", help="The model to use.")]
+
+_REST = "claudedo.rest"
 _ALIKE = 2  # names that are offered for one that there is not
+
+
+class WithRest(TyperCommand):
+    """A command that keeps everything after `--`, whatever it looks like; see `rest`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if "--" in args:
+            at = args.index("--")
+            ctx.meta[_REST] = args[at + 1 :]
+            args = args[:at]
+        return super().parse_args(ctx, args)
+
+
+def rest(context: typer.Context) -> list[str]:
+    """What a person wrote after `--`."""
+    return list(context.meta.get(_REST, []))
+
+
+def check_attach(wanted: bool) -> None:
+    """Raise `UsageError` if a session's terminal is wanted where there is none to show it."""
+    if wanted and not (sys.stdin.isatty() and render.out_is_terminal()):
+        raise UsageError("--attach needs a terminal.")
 
 
 def worker(*, start: bool = True) -> WorkerClient:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from claudedo import claude_args
 from claudedo.cli import options, progress, render
@@ -21,21 +20,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-CLAUDE_ARGS = "claudedo.claude_args"
 
-
-class WithClaudeArgs(TyperCommand):
-    """A command that keeps everything after `--` for `claude`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if "--" in args:
-            at = args.index("--")
-            ctx.meta[CLAUDE_ARGS] = args[at + 1 :]
-            args = args[:at]
-        return super().parse_args(ctx, args)
-
-
-@app.command(cls=WithClaudeArgs, rich_help_panel="Sessions")
+@app.command(cls=options.WithRest, rich_help_panel="Sessions")
 def start(
     context: typer.Context,
     names: Annotated[
@@ -68,14 +54,9 @@ def start(
     no_link: Annotated[
         bool, typer.Option("--no-link", help="Do not link the named tasks with each other.")
     ] = False,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Trust the repository without being asked.")
-    ] = False,
-    permission_mode: Annotated[
-        str | None,
-        typer.Option(metavar="M", help="Default: permissions.defaultMode of your settings."),
-    ] = None,
-    model: Annotated[str | None, typer.Option(metavar="M", help="The model to use.")] = None,
+    trust: options.Trust = False,
+    permission_mode: options.PermissionMode = None,
+    model: options.Model = None,
     attach: Annotated[
         bool, typer.Option("--attach", help="Then show the first session's terminal.")
     ] = False,
@@ -91,7 +72,7 @@ def start(
 
     Example: claudedo start backend="Add the API" frontend -- --model opus
     """
-    given = context.meta.get(CLAUDE_ARGS, [])
+    given = options.rest(context)
     claude_args.check(given)
     tasks = _with_prompt([_parse(name) for name in names], prompt_file)
     _check_together(tasks, in_place=in_place, worktree=worktree, branch=branch, attach=attach)
@@ -174,8 +155,7 @@ def _check_together(
         raise UsageError("--here makes no worktree: leave out --worktree and --branch.")
     if len(tasks) > 1 and (worktree or branch):
         raise UsageError("--worktree and --branch name one thing: start one task at a time.")
-    if attach and not (sys.stdin.isatty() and render.out_is_terminal()):
-        raise UsageError("--attach needs a terminal.")
+    options.check_attach(attach)
 
 
 def _absolute(folder: str | None) -> str | None:
