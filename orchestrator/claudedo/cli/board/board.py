@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import ClassVar, cast
+from collections.abc import Callable, Sequence
+from typing import ClassVar
 
-from textual import events
-from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.screen import Screen
+from textual.widget import Widget
 
 from claudedo.cli import render
 from claudedo.cli.board import picture
@@ -20,6 +18,7 @@ from claudedo.cli.board.dialogs import key_line
 from claudedo.cli.board.lines import Choices, Lines
 from claudedo.cli.board.picture import Json, Row
 from claudedo.cli.board.reading import SEEN_FIRST, AskReading, Reading, ask_keys, said_line
+from claudedo.cli.board.sheet import Sheet
 from claudedo.cli.exits import Exit
 from claudedo.cli.render import Cell
 from claudedo.client import WorkerClient
@@ -74,11 +73,11 @@ class Board(Desk):
         self.deeds = Deeds(self)
         self.decisions = Decisions(self)
 
-    def get_default_screen(self) -> Screen[None]:
+    def get_default_screen(self) -> Sheet:
         return Listing(self.deeds, self.decisions)
 
 
-class Listing(Screen[None]):
+class Listing(Sheet):
     """The list."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -112,30 +111,8 @@ class Listing(Screen[None]):
         self._decisions = decisions
         self._slipped_at = float("-inf")
 
-    @property
-    def desk(self) -> Desk:
-        """The application."""
-        return cast("Desk", self.app)
-
-    def compose(self) -> ComposeResult:
-        top, keys, said = Lines(id="top"), Lines(id="keys"), Lines(id="said")
-        for bar in (top, keys, said):
-            bar.add_class("bar")
-        yield top
-        yield Choices(id="main")
-        yield Lines(id="details")
-        yield said
-        yield keys
-
-    def on_mount(self) -> None:
-        self.draw()
-
-    def on_resize(self, _event: events.Resize) -> None:
-        self.call_after_refresh(self.draw)
-
-    def check_action(self, _action: str, _parameters: tuple[object, ...]) -> bool | None:
-        """No key does anything once another screen is above: it was typed for that one."""
-        return self.is_current and bool(self.query(Choices))
+    def main(self) -> Sequence[Widget]:
+        return [Choices(id="main"), Lines(id="details")]
 
     # Drawing
 

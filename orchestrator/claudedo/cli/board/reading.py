@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
 from textual import events
-from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.screen import Screen
 
 from claudedo.cli import ask_view, render
 from claudedo.cli.board.dialogs import key_line
 from claudedo.cli.board.lines import Lines
 from claudedo.cli.board.picture import Json
+from claudedo.cli.board.sheet import Sheet
 from claudedo.cli.render import Cell
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ SEEN_FIRST = ("allow", "allow_always")
 """What is decided only about an ask that was seen in full."""
 
 
-class Reading(Screen[None]):
+class Reading(Sheet):
     """A text that can be scrolled, under a title, above a line of keys."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -47,30 +46,6 @@ class Reading(Screen[None]):
         self._folded: tuple[int, list[Cell], list[Text]] = (0, [], [])
         self._at_end = at_end  # new lines keep the last one in sight
         self._opened_at = time.monotonic()
-
-    @property
-    def desk(self) -> Desk:
-        """The application."""
-        return cast("Desk", self.app)
-
-    def compose(self) -> ComposeResult:
-        top, keys, said = Lines(id="top"), Lines(id="keys"), Lines(id="said")
-        for bar in (top, keys, said):
-            bar.add_class("bar")
-        yield top
-        yield Lines(id="main")
-        yield said
-        yield keys
-
-    def on_mount(self) -> None:
-        self.draw()
-
-    def on_resize(self, _event: events.Resize) -> None:
-        self.call_after_refresh(self.draw)
-
-    def check_action(self, _action: str, _parameters: tuple[object, ...]) -> bool | None:
-        """No key does anything once another screen is above: it was typed for that one."""
-        return self.is_current and bool(self.query(Lines))
 
     def fill(self, lines: Sequence[Cell]) -> None:
         """Show these lines instead."""
