@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from claudedo_worker.asks import HELD_PATIENCE, conflict
 from claudedo_worker.decision import Decision
 from claudedo_worker.live import LiveSession
 
+Alike = Mapping[str, Sequence[Ask]]
+
 GLANCE = 0.05
 
 
@@ -30,9 +33,10 @@ async def list_asks(context: Context, request: Request) -> Response:
     wanted = request.query_params.get("workspace")
     tasks = {task.id: task for task in await context.store.tasks()}
     asks = [ask for ask in await context.store.open_asks() if ask.task_id in tasks]
+    alike = _by_content(asks)
     return JSONResponse(
         [
-            _shown(ask, tasks[ask.task_id], asks)
+            _shown(ask, tasks[ask.task_id], alike)
             for ask in asks
             if wanted in (None, tasks[ask.task_id].workspace, tasks[ask.task_id].workspace_id)
         ]
@@ -43,7 +47,7 @@ async def show_ask(context: Context, request: Request) -> Response:
     """One of them, open or closed, with what the session said last."""
     ask = await context.store.ask(request.path_params["ask"])
     task = await context.store.task(ask.task_id)
-    data = _shown(ask, task, await context.store.open_asks())
+    data = _shown(ask, task, _by_content(await context.store.open_asks()))
     return JSONResponse({**data, "said": await _said(context, ask)})
 
 
@@ -54,7 +58,7 @@ async def decide(context: Context, request: Request) -> Response:
     task = await context.store.task(ask.task_id)
     live = await _live_of(context, ask, task)
     decided = await live.asks.decide(ask.id, said)
-    return JSONResponse(_shown(decided, task, await context.store.open_asks()))
+    return JSONResponse(_shown(decided, task, _by_content(await context.store.open_asks())))
 
 
 async def _live_of(context: Context, ask: Ask, task: Task) -> LiveSession:
@@ -86,20 +90,22 @@ async def _said(context: Context, ask: Ask) -> str | None:
     return await asyncio.to_thread(journal.last_said, Path(session.transcript))
 
 
-def _shown(ask: Ask, task: Task, asks: list[Ask]) -> dict[str, Any]:
-    same = [other.id for other in asks if _is_same(ask, other)]
+def _shown(ask: Ask, task: Task, alike: Alike) -> dict[str, Any]:
+    same = [other.id for other in alike.get(_exact(ask), ()) if other.task_id != ask.task_id]
     return {**protocol.ask_json(ask, task), "same": same}
 
 
-def _is_same(ask: Ask, other: Ask) -> bool:
-    """True if another task asks for the very same: not alike, but equal to the last character."""
-    if ask.task_id == other.task_id or ask.kind != other.kind or ask.tool != other.tool:
-        return False
-    return ask.tool is not None and _exact(ask.input) == _exact(other.input)
+def _by_content(asks: Iterable[Ask]) -> Alike:
+    """The asks for the very same: not alike, but equal to the last character."""
+    found: defaultdict[str, list[Ask]] = defaultdict(list)
+    for ask in asks:
+        if ask.tool is not None:
+            found[_exact(ask)].append(ask)
+    return found
 
 
-def _exact(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, sort_keys=True)
+def _exact(ask: Ask) -> str:
+    return json.dumps([ask.kind, ask.tool, ask.input], sort_keys=True)
 
 
 def _decision(data: Mapping[str, Any]) -> Decision:
