@@ -11,7 +11,7 @@ import pexpect
 import pyte
 import pytest
 
-from tests.support.fake_program import make_fake_claude
+from tests.support.fake_world import fake_world
 from tests.support.world import PATIENCE, World
 
 pytestmark = pytest.mark.acceptance
@@ -23,11 +23,7 @@ BOX = "─" * 40  # of the stand-in's input box
 
 @pytest.fixture
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    root = tmp_path_factory.mktemp("w")
-    truth = root / "truth"
-    truth.mkdir()
-    with World(make_fake_claude(root), root) as made:
-        made.environment |= {"FAKE_CLAUDE_SEED": "1", "FAKE_CLAUDE_TRUTH": str(truth)}
+    with fake_world(tmp_path_factory.mktemp("w")) as made:
         made.run("start", "backend", "frontend", "--permission-mode", "default")
         yield made
 

@@ -18,7 +18,7 @@ import pexpect
 import psutil
 import pytest
 
-from tests.support.fake_program import make_fake_claude
+from tests.support.fake_world import fake_world
 from tests.support.world import COMMAND, PATIENCE, World
 
 pytestmark = pytest.mark.acceptance
@@ -29,11 +29,7 @@ TASKS = ("ada", "bob")
 
 @pytest.fixture
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    root = tmp_path_factory.mktemp("w")
-    truth = root / "truth"
-    truth.mkdir()
-    with World(make_fake_claude(root), root) as made:
-        made.environment |= {"FAKE_CLAUDE_TRUTH": str(truth), "FAKE_CLAUDE_SEED": "1"}
+    with fake_world(tmp_path_factory.mktemp("w")) as made:
         yield made
 
 

@@ -19,6 +19,7 @@ from claudedo_worker.merge import Job, Merge, changes, merge, propose
 from claudedo_worker.merge.target import advance
 from claudedo_worker.work import work_in
 from claudedo_worker.worktree import add_worktree, plan_worktree, remove_worktree
+from tests.support.own_git import own_git
 
 pytestmark = pytest.mark.anyio
 
@@ -27,18 +28,9 @@ pytestmark = pytest.mark.anyio
 def own_configuration(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    home = tmp_path_factory.mktemp("home")
-    config = home / "gitconfig"
-    config.write_text(
-        "[user]\nname = Test\nemail = test@example.invalid\n"
-        '[init]\ndefaultBranch = main\n[protocol "file"]\nallow = always\n'
-    )
-    monkeypatch.setenv("HOME", str(home))
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(config))
-    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
-    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "LC_ALL", "LANGUAGE"):
+    for name in ("LC_ALL", "LANGUAGE"):
         monkeypatch.delenv(name, raising=False)
-    return config
+    return own_git(tmp_path_factory.mktemp("home"), monkeypatch)
 
 
 def git(directory: Path, *arguments: str) -> str:

@@ -31,6 +31,7 @@ from claudedo_worker.worktree import (
     plan_worktree,
     remove_worktree,
 )
+from tests.support.own_git import own_git
 
 pytestmark = pytest.mark.anyio
 
@@ -49,18 +50,7 @@ ODD_NAMES = [
 def own_configuration(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    home = tmp_path_factory.mktemp("home")
-    config = home / "gitconfig"
-    config.write_text(
-        "[user]\nname = Test\nemail = test@example.invalid\n"
-        '[init]\ndefaultBranch = main\n[protocol "file"]\nallow = always\n'
-    )
-    monkeypatch.setenv("HOME", str(home))
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(config))
-    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
-    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
-        monkeypatch.delenv(name, raising=False)
-    return config
+    return own_git(tmp_path_factory.mktemp("home"), monkeypatch)
 
 
 @pytest.fixture
