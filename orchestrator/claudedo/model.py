@@ -248,6 +248,10 @@ class Task:
     created_at: str
     recipe: Recipe = Recipe()
     port: int | None = None  # the first of ten; None until a session was launched
+    title: str | None = None  # what a person sees, where it was not a person who named it
+    creator: str = USER  # a party
+    holder: str | None = None  # the party that claimed it
+    held_until: str | None = None  # until when, unless it shows signs of life
     base_branch: str | None = None  # where `base` was found, and where the work is to be merged
 
 
@@ -335,12 +339,54 @@ class Ask:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Message:
-    """Something said to a task: one sender, one recipient, never changed once stored."""
+class Move:
+    """A change of a task's status."""
+
+    at: str
+    before: TaskStatus
+    after: TaskStatus
+    party: str
+    name: str  # the party's
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attachment:
+    """A file that a message carries. Its bytes lie beside the database, under their hash."""
 
     id: str
-    task_id: str  # the recipient
-    sender: str  # "user" or "task:<id>"
+    task_id: str  # kept as long as that task
+    message_id: str | None  # None until a message carries it
+    filename: str
+    mime_type: str
+    size: int  # bytes
+    sha256: str
+    party: str  # who gave it
+    created_at: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Token:
+    """What an MCP client that claudedo did not start shows; its text is kept by nobody else."""
+
+    id: str
+    workspace_id: str
+    name: str
+    created_at: str
+    expires_at: str
+    last_used_at: str | None = None
+    revoked_at: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """Something said in a task's thread: one sender, one recipient, never changed once stored.
+
+    A party is "user", "task:<id>" (the session of that task) or "token:<id>" (a client's).
+    """
+
+    id: str
+    task_id: str  # whose session must act on it, unless `party` says otherwise
+    sender: str  # a party
     sender_name: str  # "user" or the peer's name
     body: str
     priority: Priority
@@ -349,6 +395,14 @@ class Message:
     receipts: Receipts
     via: str | None = None
     recipient: str = ""  # the recipient's name
+    thread_id: str | None = None  # None: the thread of `task_id`
+    party: str | None = None  # who must act on it, if not the session of `task_id`
+    attachments: tuple[Attachment, ...] = ()
+
+    @property
+    def thread(self) -> str:
+        """The task in whose thread it stands."""
+        return self.thread_id or self.task_id
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,16 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from claudedo.model import Ask, Assignee, Event, Message, Receipts, Session, Task, TaskStatus
+from claudedo.model import (
+    Ask,
+    Assignee,
+    Event,
+    Message,
+    Receipts,
+    Session,
+    Task,
+    TaskStatus,
+)
 
 PROTOCOL_VERSION = 1
 """Raised when a command and a worker of different releases could misunderstand each other."""

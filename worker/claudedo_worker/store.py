@@ -10,17 +10,20 @@ change belongs to was removed meanwhile.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from claudedo.errors import ConflictError, NotFoundError
 from claudedo.model import (
+    USER,
     Ask,
     AskKind,
     AskOutcome,
     Assignee,
+    Attachment,
     Attempt,
     DecidedBy,
     Event,
@@ -28,6 +31,7 @@ from claudedo.model import (
     FailureKind,
     Launch,
     Message,
+    Move,
     Outcome,
     Priority,
     Receipts,
@@ -36,6 +40,7 @@ from claudedo.model import (
     SessionState,
     Task,
     TaskStatus,
+    Token,
     Transport,
     Usage,
     Workspace,
@@ -57,6 +62,16 @@ class Store:
     def __init__(self, database: Database, announce: Announce) -> None:
         self._db = database
         self._announce = announce
+        self._held: list[Event] = []  # told when the transaction around them is over
+
+    @asynccontextmanager
+    async def together(self) -> AsyncIterator[None]:
+        """Everything changed inside is one transaction; what is told of it is told afterwards."""
+        async with self._db.transaction():
+            self._held = []
+            yield
+            held, self._held = self._held, []
+        self._tell(held)
 
     # Notes of the database itself
 
@@ -93,6 +108,24 @@ class Store:
         self._tell(events)
         return made
 
+    async def rename_workspace(self, workspace: Workspace, name: str) -> Workspace:
+        """Give a project another name. Raises `ConflictError` if it is taken."""
+        async with self._db.transaction():
+            if name in {other.name for other in await self.workspaces() if other != workspace}:
+                raise ConflictError(f"There is a workspace {name!r} already.")
+            await self._db.run("rename_workspace", {"id": workspace.id, "name": name})
+            event = await self._event("workspace.updated", workspace.id, None, {"name": name})
+        self._tell([event])
+        return replace(workspace, name=name)
+
+    async def remove_workspace(self, workspace: Workspace) -> None:
+        """Forget a project and its tokens. Raises `ConflictError` if it has tasks."""
+        async with self._db.transaction():
+            await self._db.run("delete_workspace", {"id": workspace.id})
+            told = {"name": workspace.name}
+            event = await self._event("workspace.removed", workspace.id, None, told)
+        self._tell([event])
+
     # Tasks and links
 
     async def add_task(self, task: Task) -> Task:
@@ -118,6 +151,62 @@ class Store:
             )
         self._tell([event])
         return task
+
+    async def move_task(self, task: Task, after: TaskStatus, party: str, name: str) -> Task:
+        """Change a task's status, remember who did, and tell. `moves.check` comes before.
+
+        Raises `ConflictError` if the status is not what the caller saw.
+        """
+        at = now()
+        change = {"before": task.status, "after": after}
+        async with self._db.transaction():
+            if not await self._db.run("move_task", {"id": task.id, **change}):
+                there = await self.task(task.id)
+                raise ConflictError(f"{task.name} is {there.status} meanwhile, not {task.status}.")
+            values = {"task_id": task.id, "at": at, "party": party, "name": name, **change}
+            await self._db.run("insert_move", values)
+            told = {"status": after, "previous": task.status, "by": party}
+            event = await self._event("status.updated", task.workspace_id, task.id, told)
+        self._tell([event])
+        return replace(task, status=after)
+
+    async def moves(self, task_id: str) -> list[Move]:
+        """The changes of a task's status, oldest first."""
+        return [_move(row) for row in await self._db.all("moves", task_id=task_id)]
+
+    async def claim_task(self, workspace_id: str, party: str, until: str) -> Task | None:
+        """Give `party` the oldest agent task that nobody works on, until the moment `until`.
+
+        None if there is none. Of many who ask at once each gets another one.
+        """
+        async with self._db.transaction():
+            values = {"workspace_id": workspace_id, "party": party, "until": until, "now": now()}
+            row = await self._db.one("claim_task", **values)
+            if row is None:
+                return None
+            task = await self.task(row["id"])
+            event = await self._event("task.updated", workspace_id, task.id, {"holder": party})
+        self._tell([event])
+        return task
+
+    async def extend_claims(self, party: str, until: str) -> None:
+        """What `party` claimed stays its own until then."""
+        async with self._db.transaction():
+            await self._db.run("extend_claims", {"party": party, "until": until})
+
+    async def release_task(self, task: Task) -> None:
+        """Nobody holds the task any more."""
+        async with self._db.transaction():
+            await self._db.run("release_task", {"id": task.id})
+            told = {"holder": None}
+            event = await self._event("task.updated", task.workspace_id, task.id, told)
+        self._tell([event])
+
+    async def counts(self, workspace_id: str) -> dict[TaskStatus, int]:
+        """How many tasks of a workspace have each status."""
+        rows = await self._db.all("counts", workspace_id=workspace_id)
+        there = {row["status"]: row["tasks"] for row in rows}
+        return {status: there.get(status, 0) for status in TaskStatus}
 
     async def remove_task(self, task: Task) -> None:
         """Forget a task, with its sessions, messages and links."""
@@ -305,12 +394,16 @@ class Store:
 
     # Messages
 
-    async def add_message(self, message: Message, key: str) -> tuple[Message, bool]:
-        """Store a message under the sender's idempotency key.
+    async def add_message(
+        self, message: Message, key: str, attachments: Sequence[str] = ()
+    ) -> tuple[Message, bool]:
+        """Store a message under the sender's idempotency key, with the files that it carries.
 
         Returns the stored message and whether it is new: the same again from the same sender gives
-        the first one back. Raises `ConflictError` if the key belongs to another message of that
-        sender, `NotFoundError` if the recipient does not exist.
+        the first one back. `attachments` are ids of files that the sender gave to the thread's
+        task and no message carries yet; raises `NotFoundError` for another one and for
+        a recipient that does not exist, `ConflictError` if the key belongs to another message of
+        that sender.
         """
         async with self._db.transaction():
             task = await self.task(message.task_id)
@@ -322,38 +415,76 @@ class Store:
                     )
                 return earlier, False
             await self._db.run("insert_message", {**_message_values(message), "key": key})
-            events = await self._tell_queued(task, message)
-            if message.reply_to:
-                events += await self._mark_answered(message)
+            for attachment in attachments:
+                await self._carry(message, attachment)
+            events = await self._tell_said(task, message)
+            events += await self._mark_answered(message)
+            stored = await self.message(message.id)
         self._tell(events)
-        return replace(message, recipient=task.name), True
+        return stored, True
+
+    async def _carry(self, message: Message, attachment: str) -> None:
+        place = {"task_id": message.thread, "message_id": message.id, "party": message.sender}
+        if not await self._db.run("carry_attachment", {"id": attachment, **place}):
+            raise NotFoundError(f"There is no attachment {attachment!r} to send here.")
 
     async def message_by_key(self, sender: str, key: str) -> Message | None:
         """The message that `sender` stored under this idempotency key."""
         row = await self._db.one("message_by_key", sender=sender, key=key)
         return _message(row) if row else None
 
-    async def _tell_queued(self, task: Task, message: Message) -> list[Event]:
-        payload = {"message_id": message.id, "pending": await self.pending(task.id)}
+    async def _tell_said(self, task: Task, message: Message) -> list[Event]:
+        """What is to be delivered is queued; what is for a person is there."""
+        payload = {"message_id": message.id, "thread": message.thread}
+        if message.party == USER:
+            return [await self._event("reply.received", task.workspace_id, task.id, payload)]
+        payload |= {"pending": await self.pending(task.id)}
         return [await self._event("message.queued", task.workspace_id, task.id, payload)]
 
     async def _mark_answered(self, reply: Message) -> list[Event]:
+        answered = [reply.reply_to] if reply.reply_to else []
+        if reply.party == USER:  # whoever replies in a thread answers what they read there
+            place = {"thread_id": reply.thread, "task_id": reply.sender.removeprefix("task:")}
+            answered += [row["id"] for row in await self._db.all("read_messages", **place)]
         names = {"sender": reply.sender, "recipient": reply.task_id}
-        values = {"id": reply.reply_to, "at": now(), **names}
-        if await self._db.run("mark_answered", values) != 1:
-            return []
-        answered = await self.message(str(reply.reply_to))
-        return [await self._message_event("message.answered", answered)]
+        events = []
+        for message_id in dict.fromkeys(answered):
+            if await self._db.run("mark_answered", {"id": message_id, "at": now(), **names}):
+                message = await self.message(message_id)
+                events.append(await self._message_event("message.answered", message))
+        return events
 
     async def message(self, message_id: str) -> Message:
         """One message. Raises `NotFoundError`."""
         if row := await self._db.one("message", id=message_id):
-            return _message(row)
+            (message,) = await self._with_attachments([_message(row)])
+            return message
         raise NotFoundError(f"There is no message {message_id!r}.")
 
+    async def _with_attachments(self, messages: Sequence[Message]) -> list[Message]:
+        return [
+            replace(message, attachments=tuple(await self.attachments_of(message.id)))
+            for message in messages
+        ]
+
     async def thread(self, task_id: str) -> list[Message]:
-        """What was said to a task and by it, oldest first."""
-        return [_message(row) for row in await self._db.all("thread", task_id=task_id)]
+        """What was said to a task, by it and about it, oldest first."""
+        rows = await self._db.all("thread", task_id=task_id)
+        return await self._with_attachments([_message(row) for row in rows])
+
+    async def thread_page(
+        self, task_id: str, before: int | None, limit: int
+    ) -> tuple[list[Message], int | None]:
+        """Up to `limit` messages of a task's own thread before place `before`, oldest first.
+
+        None begins at the newest. Returns them and the place to go on from, None at the end.
+        """
+        start = 2**63 - 1 if before is None else before
+        values: dict[str, Any] = {"task_id": task_id, "before": start, "limit": limit + 1}
+        rows = list(await self._db.all("thread_page", **values))
+        more = rows[limit - 1]["place"] if len(rows) > limit else None
+        messages = [_message(row) for row in reversed(rows[:limit])]
+        return await self._with_attachments(messages), more
 
     async def search(self, words: Sequence[str], limit: int) -> list[Message]:
         """Messages of all tasks that hold each of `words`, or a longer word, newest first."""
@@ -372,11 +503,80 @@ class Store:
 
     async def deliverable(self, task_id: str) -> list[Message]:
         """Messages whose body may be given now, in the order in which to give them."""
-        return [_message(row) for row in await self._db.all("deliverable", task_id=task_id)]
+        rows = await self._db.all("deliverable", task_id=task_id)
+        return await self._with_attachments([_message(row) for row in rows])
 
     async def halting(self, task_id: str) -> list[Message]:
         """Halt messages that the model has not answered with in its context."""
         return [_message(row) for row in await self._db.all("halting", task_id=task_id)]
+
+    # Attachments
+
+    async def add_attachment(self, attachment: Attachment) -> Attachment:
+        """Remember a file whose bytes are stored."""
+        async with self._db.transaction():
+            await self._db.run("insert_attachment", asdict(attachment))
+        return attachment
+
+    async def attachment(self, attachment_id: str) -> Attachment:
+        """One file. Raises `NotFoundError`."""
+        if row := await self._db.one("attachment", id=attachment_id):
+            return Attachment(**dict(row))
+        raise NotFoundError(f"There is no attachment {attachment_id!r}.")
+
+    async def attachments_of(self, message_id: str) -> list[Attachment]:
+        """The files that a message carries."""
+        rows = await self._db.all("attachments_of_message", message_id=message_id)
+        return [Attachment(**dict(row)) for row in rows]
+
+    async def attachments_of_task(self, task_id: str) -> list[Attachment]:
+        """All files of a task."""
+        rows = await self._db.all("attachments_of_task", task_id=task_id)
+        return [Attachment(**dict(row)) for row in rows]
+
+    async def content_used(self, sha256: str) -> bool:
+        """True while any file has this content."""
+        return await self._db.one("content_used", sha256=sha256) is not None
+
+    # Tokens, and the clients that show them
+
+    async def add_token(self, token: Token, hashed: str) -> Token:
+        """Remember what a client will show."""
+        async with self._db.transaction():
+            await self._db.run("insert_token", {**asdict(token), "hash": hashed})
+            told = {"token_id": token.id}
+            event = await self._event("token.updated", token.workspace_id, None, told)
+        self._tell([event])
+        return token
+
+    async def token(self, token_id: str) -> Token:
+        """One token. Raises `NotFoundError`."""
+        if row := await self._db.one("token", id=token_id):
+            return _token(row)
+        raise NotFoundError(f"There is no token {token_id!r}.")
+
+    async def token_by_hash(self, hashed: str) -> Token | None:
+        """The token of that text, valid or not."""
+        row = await self._db.one("token_by_hash", hash=hashed)
+        return _token(row) if row else None
+
+    async def tokens(self) -> list[Token]:
+        """All tokens, newest first."""
+        return [_token(row) for row in await self._db.all("tokens")]
+
+    async def use_token(self, token_id: str) -> None:
+        """It was shown now."""
+        async with self._db.transaction():
+            await self._db.run("use_token", {"id": token_id, "at": now()})
+
+    async def revoke_token(self, token: Token) -> Token:
+        """It is worth nothing any more."""
+        async with self._db.transaction():
+            await self._db.run("revoke_token", {"id": token.id, "at": now()})
+            told = {"token_id": token.id}
+            event = await self._event("token.updated", token.workspace_id, None, told)
+        self._tell([event])
+        return await self.token(token.id)
 
     # Attempts
 
@@ -523,6 +723,9 @@ class Store:
         )
 
     def _tell(self, events: Sequence[Event]) -> None:
+        if self._db.inside:
+            self._held += events
+            return
         for event in events:
             self._announce(event)
 
@@ -599,6 +802,18 @@ def _failure(values: Mapping[str, Any]) -> Failure:
     return Failure(**{**values, "kind": FailureKind(values["kind"])})
 
 
+def _move(row: Row) -> Move:
+    values = dict(row)
+    statuses = {key: TaskStatus(values.pop(key)) for key in ("before", "after")}
+    return Move(**values, **statuses)
+
+
+def _token(row: Row) -> Token:
+    values = dict(row)
+    values.pop("hash")
+    return Token(**values)
+
+
 _ASK_JSON = ("input", "suggestions", "decision")
 
 
@@ -627,15 +842,16 @@ _RECEIPTS = ("offered_at", "delivered_at", "read_at", "answered_at")
 
 
 def _message_values(message: Message) -> dict[str, Any]:
-    fields = ("id", "task_id", "sender", "sender_name", "body", "reply_to", "created_at")
+    plain = "id task_id sender sender_name body reply_to created_at thread_id party"
+    fields = plain.split()
     return {field: getattr(message, field) for field in fields} | {"priority": message.priority}
 
 
 def _message(row: Row) -> Message:
     values = {key: row[key] for key in row.keys()}  # noqa: SIM118 - iterating a Row gives values
     receipts = {name: values.pop(name) for name in _RECEIPTS}
-    for internal in ("key", "forgotten"):
-        values.pop(internal)
+    for internal in ("key", "forgotten", "place"):
+        values.pop(internal, None)
     return Message(
         **{
             **values,
