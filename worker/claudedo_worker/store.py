@@ -95,6 +95,13 @@ class Store:
         """All projects by name."""
         return [Workspace(**dict(row)) for row in await self._db.all("workspaces")]
 
+    async def workspace(self, workspace_id: str) -> Workspace:
+        """One project. Raises `NotFoundError`."""
+        found = [one for one in await self.workspaces() if one.id == workspace_id]
+        if not found:
+            raise NotFoundError(f"There is no workspace {workspace_id!r}.")
+        return found[0]
+
     async def workspace_for(self, root: str, name: str) -> Workspace:
         """The project of the repository at `root`, created under a free form of `name` if new."""
         async with self._db.transaction():
@@ -435,7 +442,7 @@ class Store:
 
     async def _tell_said(self, task: Task, message: Message) -> list[Event]:
         """What is to be delivered is queued; what is for a person is there."""
-        payload = {"message_id": message.id, "thread": message.thread}
+        payload: dict[str, Any] = {"message_id": message.id, "thread": message.thread}
         if message.party == USER:
             return [await self._event("reply.received", task.workspace_id, task.id, payload)]
         payload |= {"pending": await self.pending(task.id)}
