@@ -378,6 +378,16 @@ class Token:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Connection:
+    """The MCP session of a client with a token. It outlives the worker, not its token."""
+
+    id: str  # the client's `Mcp-Session-Id`: random, since it opens the session's streams
+    token_id: str
+    client: str  # how the program calls itself
+    created_at: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Message:
     """Something said in a task's thread: one sender, one recipient, never changed once stored.
 
@@ -403,6 +413,16 @@ class Message:
     def thread(self) -> str:
         """The task in whose thread it stands."""
         return self.thread_id or self.task_id
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lent:
+    """Mail of a client with a token, and who has it unconfirmed."""
+
+    message: Message
+    connection_id: str | None  # None: nobody now
+    pushed: bool
+    before: bool  # it was given before, so it may have been seen
 
 
 @dataclass(frozen=True, kw_only=True)

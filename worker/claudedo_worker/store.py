@@ -25,11 +25,13 @@ from claudedo.model import (
     Assignee,
     Attachment,
     Attempt,
+    Connection,
     DecidedBy,
     Event,
     Failure,
     FailureKind,
     Launch,
+    Lent,
     Message,
     Move,
     Outcome,
@@ -585,6 +587,115 @@ class Store:
         self._tell([event])
         return await self.token(token.id)
 
+    async def rotate_token(self, token: Token, hashed: str, expires_at: str) -> Token:
+        """Another text is worth what the one before was. Raises `ConflictError` if revoked."""
+        values = {"id": token.id, "hash": hashed, "expires_at": expires_at}
+        async with self._db.transaction():
+            if not await self._db.run("rotate_token", values):
+                raise ConflictError(f"{token.name} was revoked; make a new token.")
+            told = {"token_id": token.id}
+            event = await self._event("token.updated", token.workspace_id, None, told)
+        self._tell([event])
+        return await self.token(token.id)
+
+    async def add_connection(self, connection: Connection, token: Token, keep: int) -> list[str]:
+        """Remember a client's MCP session; the token's oldest beyond `keep` are forgotten.
+
+        Returns the ids of those.
+        """
+        async with self._db.transaction():
+            await self._db.run("insert_connection", asdict(connection))
+            rows = await self._db.all("connections_of", token_id=token.id)
+            old = [row["id"] for row in rows[keep:]]
+            for connection_id in old:
+                await self._db.run("delete_connection", {"id": connection_id})
+            told = {"token_id": token.id, "name": token.name, "client": connection.client}
+            event = await self._event("agent.connected", token.workspace_id, None, told)
+        self._tell([event])
+        return old
+
+    async def connection(self, connection_id: str) -> Connection | None:
+        """One client's MCP session, None if there is no such."""
+        row = await self._db.one("connection", id=connection_id)
+        return Connection(**dict(row)) if row else None
+
+    async def connections(self) -> dict[str, int]:
+        """How many MCP sessions each token has, by token id."""
+        return {row["token_id"]: row["connections"] for row in await self._db.all("connections")}
+
+    async def remove_connection(self, connection_id: str) -> None:
+        """It ended: what it did not confirm may be given again."""
+        async with self._db.transaction():
+            await self._db.run("delete_connection", {"id": connection_id})
+
+    async def mail_of(self, party: str) -> list[Lent]:
+        """What a client has to act on and did not confirm, in the order in which to give it."""
+        return [await self._lent(row) for row in await self._db.all("mail_of", party=party)]
+
+    async def lend(
+        self,
+        connection: Connection,
+        choose: Callable[[Sequence[Lent]], Sequence[Lent]],
+        via: Transport,
+    ) -> list[Lent]:
+        """Give a connection what `choose` takes of the mail that no other connection has now.
+
+        It counts as offered. Of several connections that ask at once only one gets a message.
+        """
+        at, events = now(), []
+        async with self._db.transaction():
+            mail = await self.mail_of(f"token:{connection.token_id}")
+            free = [one for one in mail if one.connection_id in (None, connection.id)]
+            chosen = list(choose(free))
+            for one in chosen:
+                place = {"message_id": one.message.id, "connection_id": connection.id}
+                pushed = via is Transport.CHANNEL
+                await self._db.run("lend", {**place, "pushed": pushed, "at": at})
+                await self._db.run("mark_offered", {"id": one.message.id, "at": at, "via": via})
+                message = await self.message(one.message.id)
+                events.append(await self._message_event("message.offered", message))
+        self._tell(events)
+        return chosen
+
+    async def _lent(self, row: Row) -> Lent:
+        values = {key: row[key] for key in row.keys()}  # noqa: SIM118 - see _message
+        given = {key: values.pop(key) for key in ("lent_to", "lent", "pushed")}
+        [message] = await self._with_attachments([_message(values)])
+        return Lent(
+            message=message,
+            connection_id=given["lent_to"],
+            pushed=bool(given["pushed"]),
+            before=bool(given["lent"]),
+        )
+
+    async def lends(self, connection_id: str) -> dict[str, bool]:
+        """The messages that a connection did not confirm; True for one that was pushed."""
+        rows = await self._db.all("lends", connection_id=connection_id)
+        return {row["message_id"]: bool(row["pushed"]) for row in rows}
+
+    async def confirm_lends(self, connection_id: str, message_ids: Iterable[str]) -> None:
+        """The connection has these messages: they are delivered."""
+        at, events = now(), []
+        async with self._db.transaction():
+            for message_id in message_ids:
+                place = {"message_id": message_id, "connection_id": connection_id}
+                if not await self._db.run("end_lend", place):
+                    continue
+                via = (await self.message(message_id)).via
+                await self._db.run("mark_delivered", {"id": message_id, "at": at, "via": via})
+                message = await self.message(message_id)
+                events.append(await self._message_event("message.delivered", message))
+        self._tell(events)
+
+    async def lenders(self) -> list[str]:
+        """The connections that did not confirm all they were given."""
+        return [row["connection_id"] for row in await self._db.all("lenders")]
+
+    async def give_back(self, connection_id: str) -> None:
+        """What a connection did not confirm may be given again, as possibly seen before."""
+        async with self._db.transaction():
+            await self._db.run("give_back", {"connection_id": connection_id})
+
     # Attempts
 
     async def add_attempt(self, attempt: Attempt) -> Attempt:
@@ -854,7 +965,7 @@ def _message_values(message: Message) -> dict[str, Any]:
     return {field: getattr(message, field) for field in fields} | {"priority": message.priority}
 
 
-def _message(row: Row) -> Message:
+def _message(row: Row | Mapping[str, Any]) -> Message:
     values = {key: row[key] for key in row.keys()}  # noqa: SIM118 - iterating a Row gives values
     receipts = {name: values.pop(name) for name in _RECEIPTS}
     for internal in ("key", "forgotten", "place"):

@@ -61,10 +61,15 @@ CREATE TABLE connections (
     created_at TEXT NOT NULL
 ) STRICT;
 
--- Messages that a client has and has not confirmed yet.
+CREATE INDEX connections_of_token ON connections (token_id);
+
+-- Messages that a client was given and did not confirm.
 CREATE TABLE lends (
     message_id    TEXT PRIMARY KEY REFERENCES task_messages (id) ON DELETE CASCADE,
-    connection_id TEXT NOT NULL REFERENCES connections (id) ON DELETE CASCADE,
+    -- null once the connection ended: the message may be given again, as one possibly seen
+    connection_id TEXT REFERENCES connections (id) ON DELETE SET NULL,
     pushed        INTEGER NOT NULL,
     at            TEXT NOT NULL
 ) STRICT;
+
+CREATE INDEX lends_of_connection ON lends (connection_id) WHERE connection_id IS NOT NULL;

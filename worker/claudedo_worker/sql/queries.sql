@@ -194,12 +194,14 @@ SELECT id FROM task_messages
  WHERE coalesce(thread_id, task_id) = :thread_id AND task_id = :task_id AND sender = 'user'
    AND read_at IS NOT NULL AND answered_at IS NULL;
 
--- mail_of: What a party that is no session of ours has to act on and did not get, oldest first
-SELECT task_messages.*, tasks.name AS recipient
+-- mail_of: What a party that is no session of ours has to act on and did not confirm: halt first,
+-- then high, then by age. `lent_to` has it now; `lent` if any connection has, or had, it.
+SELECT task_messages.*, tasks.name AS recipient, lends.connection_id AS lent_to,
+       lends.pushed, lends.message_id IS NOT NULL AS lent
   FROM task_messages JOIN tasks ON tasks.id = task_messages.task_id
+  LEFT JOIN lends ON lends.message_id = task_messages.id
  WHERE delivered_at IS NULL
    AND (party = :party OR (party IS NULL AND tasks.holder = :party))
-   AND NOT EXISTS (SELECT 1 FROM lends WHERE message_id = task_messages.id)
  ORDER BY CASE priority WHEN 'halt' THEN 0 WHEN 'high' THEN 1 ELSE 2 END,
           task_messages.created_at, task_messages.rowid;
 
@@ -236,6 +238,10 @@ SELECT * FROM tokens WHERE id = :id;
 -- tokens: All tokens, newest first
 SELECT * FROM tokens ORDER BY created_at DESC, rowid DESC;
 
+-- rotate_token: Another text takes the place of the one that was
+UPDATE tokens SET hash = :hash, expires_at = :expires_at, last_used_at = NULL
+ WHERE id = :id AND revoked_at IS NULL;
+
 -- use_token: It was shown
 UPDATE tokens SET last_used_at = :at WHERE id = :id;
 
@@ -249,17 +255,30 @@ VALUES (:id, :token_id, :client, :created_at);
 -- connection: One of them
 SELECT * FROM connections WHERE id = :id;
 
--- delete_connection: The client ended it
+-- connections_of: All of a token, newest first
+SELECT * FROM connections WHERE token_id = :token_id ORDER BY created_at DESC, rowid DESC;
+
+-- connections: How many each token has
+SELECT token_id, count(*) AS connections FROM connections GROUP BY token_id;
+
+-- delete_connection: It ended; what it did not confirm may be given again
 DELETE FROM connections WHERE id = :id;
 
--- lend: A client gets a message
-INSERT INTO lends (message_id, connection_id, pushed, at) VALUES (:message_id, :connection_id, :pushed, :at);
+-- lend: A connection gets a message
+INSERT OR REPLACE INTO lends (message_id, connection_id, pushed, at)
+VALUES (:message_id, :connection_id, :pushed, :at);
 
 -- lends: What a connection has and did not confirm
-SELECT message_id, pushed FROM lends WHERE connection_id = :connection_id;
+SELECT message_id, pushed FROM lends WHERE connection_id = :connection_id ORDER BY at, rowid;
 
--- end_lend: It is confirmed, or to be given again
-DELETE FROM lends WHERE message_id = :message_id;
+-- lenders: The connections that have anything unconfirmed
+SELECT DISTINCT connection_id FROM lends WHERE connection_id IS NOT NULL;
+
+-- give_back: What a connection did not confirm may be given again
+UPDATE lends SET connection_id = NULL WHERE connection_id = :connection_id;
+
+-- end_lend: It is confirmed
+DELETE FROM lends WHERE message_id = :message_id AND connection_id = :connection_id;
 
 -- search: Messages whose bodies hold all words of an FTS5 expression, newest first
 SELECT task_messages.*, tasks.name AS recipient
