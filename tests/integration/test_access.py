@@ -41,6 +41,7 @@ class Scene:
     ended: Session
     port: int = 0
     cookie: str = ""
+    token: str = ""  # of another workspace than the tasks'
 
     def path(self, template: str) -> str:
         """A route's path with something real in it."""
@@ -49,6 +50,7 @@ class Scene:
             .replace("{message}", "m_first")
             .replace("{ask}", "k_first")
             .replace("{token}", "wrong")
+            .replace("{workspace}", "shop")
             .replace("{path:path}", "app.js")
         )
 
@@ -84,6 +86,8 @@ def scene() -> Iterator[Scene]:
         worker.start(umask=0)
         try:
             made.port, made.cookie = worker.port, worker.cookie()
+            order = {"workspace": "elsewhere", "name": "laptop"}
+            made.token = worker.ask("POST", "/api/tokens", order).json["text"]
             yield made
         finally:
             worker.close()
@@ -135,6 +139,9 @@ def ask_as(scene: Scene, kind: str, method: str, path: str) -> Answer:
         case "page":
             headers = {"Cookie": scene.cookie}
             return scene.worker.ask(method, path, {}, port=scene.port, headers=headers)
+        case "token":
+            headers = {"Authorization": f"Bearer {scene.token}"}
+            return scene.worker.ask(method, path, {}, port=scene.port, headers=headers)
         case "wrong":
             headers = {"Cookie": scene.cookie[:-1] + "x", "Authorization": "Bearer x"}
             return scene.worker.ask(method, path, {}, port=scene.port, headers=headers)
@@ -147,44 +154,51 @@ def ask_as(scene: Scene, kind: str, method: str, path: str) -> Answer:
 
 # Routes
 
-KINDS = ("person", "page", "session", "wrong", "nobody")
+KINDS = ("person", "page", "session", "token", "wrong", "nobody")
 
-ROUTES: dict[tuple[str, str], tuple[int, int, int, int, int]] = {
-    ("GET", "/healthz"): (200, 200, 200, 200, 200),
-    ("GET", "/readyz"): (200, 200, 200, 200, 200),
-    ("GET", "/"): (200, 200, 200, 200, 200),
-    ("GET", "/static/{path:path}"): (200, 200, 200, 200, 200),
-    ("GET", "/open/{token}"): (401, 401, 401, 401, 401),  # the token is the credential
-    ("GET", "/api/worker"): (200, 200, 200, 401, 401),
-    ("GET", "/api/worker/check"): (200, 200, 403, 401, 401),
-    ("POST", "/api/worker/stop"): (200, 403, 403, 401, 401),
-    ("POST", "/api/links"): (200, 403, 403, 401, 401),
-    ("GET", "/api/workspaces"): (200, 200, 200, 401, 401),
-    ("GET", "/api/resolve"): (400, 400, 400, 401, 401),
-    ("GET", "/api/tasks"): (200, 200, 200, 401, 401),
-    ("GET", "/api/tasks/{task}"): (200, 200, 200, 401, 401),
-    ("POST", "/api/start"): (400, 403, 403, 401, 401),
-    ("GET", "/api/foreign"): (200, 200, 200, 401, 401),
-    ("POST", "/api/adopt"): (400, 403, 403, 401, 401),
-    ("POST", "/api/tasks/{task}/stop"): (404, 404, 403, 401, 401),
-    ("POST", "/api/tasks/{task}/restart"): (400, 403, 403, 401, 401),
-    ("DELETE", "/api/tasks/{task}"): (404, 404, 403, 401, 401),
-    ("POST", "/api/peers"): (400, 400, 403, 401, 401),
-    ("DELETE", "/api/peers"): (404, 404, 403, 401, 401),
-    ("GET", "/api/tasks/{task}/terminal"): (200, 403, 403, 401, 401),
-    ("GET", "/api/tasks/{task}/log"): (200, 200, 403, 401, 401),
-    ("GET", "/api/tasks/{task}/variables"): (200, 403, 403, 401, 401),
-    ("GET", "/api/tasks/{task}/changes"): (404, 404, 403, 401, 401),
-    ("POST", "/api/tasks/{task}/merge"): (400, 403, 403, 401, 401),
-    ("POST", "/api/tasks/{task}/proposal"): (400, 403, 403, 401, 401),
-    ("POST", "/api/tasks/{task}/messages"): (400, 400, 400, 401, 401),
-    ("GET", "/api/tasks/{task}/messages"): (200, 200, 403, 401, 401),
-    ("GET", "/api/messages"): (400, 400, 403, 401, 401),
-    ("GET", "/api/messages/{message}"): (200, 200, 200, 401, 401),
-    ("GET", "/api/asks"): (200, 200, 403, 401, 401),
-    ("GET", "/api/asks/{ask}"): (200, 200, 403, 401, 401),
-    ("POST", "/api/asks/{ask}/decision"): (400, 400, 403, 401, 401),
-    ("GET", "/api/events"): (200, 200, 403, 401, 401),
+ROUTES: dict[tuple[str, str], tuple[int, int, int, int, int, int]] = {
+    ("GET", "/healthz"): (200, 200, 200, 200, 200, 200),
+    ("GET", "/readyz"): (200, 200, 200, 200, 200, 200),
+    ("GET", "/"): (200, 200, 200, 200, 200, 200),
+    ("GET", "/static/{path:path}"): (200, 200, 200, 200, 200, 200),
+    ("GET", "/open/{token}"): (401, 401, 401, 401, 401, 401),  # the token is the credential
+    ("GET", "/api/worker"): (200, 200, 200, 403, 401, 401),
+    ("GET", "/api/worker/check"): (200, 200, 403, 403, 401, 401),
+    ("POST", "/api/worker/stop"): (200, 403, 403, 403, 401, 401),
+    ("POST", "/api/links"): (200, 403, 403, 403, 401, 401),
+    ("GET", "/api/workspaces"): (200, 200, 200, 403, 401, 401),
+    ("GET", "/api/resolve"): (400, 400, 400, 403, 401, 401),
+    ("GET", "/api/tasks"): (200, 200, 200, 403, 401, 401),
+    ("GET", "/api/tasks/{task}"): (200, 200, 200, 403, 401, 401),
+    ("POST", "/api/start"): (400, 403, 403, 403, 401, 401),
+    ("GET", "/api/foreign"): (200, 200, 200, 403, 401, 401),
+    ("POST", "/api/adopt"): (400, 403, 403, 403, 401, 401),
+    ("POST", "/api/tasks/{task}/stop"): (404, 404, 403, 403, 401, 401),
+    ("POST", "/api/tasks/{task}/restart"): (400, 403, 403, 403, 401, 401),
+    ("DELETE", "/api/tasks/{task}"): (404, 404, 403, 403, 401, 401),
+    ("POST", "/api/peers"): (400, 400, 403, 403, 401, 401),
+    ("DELETE", "/api/peers"): (404, 404, 403, 403, 401, 401),
+    ("GET", "/api/tasks/{task}/terminal"): (200, 403, 403, 403, 401, 401),
+    ("GET", "/api/tasks/{task}/log"): (200, 200, 403, 403, 401, 401),
+    ("GET", "/api/tasks/{task}/variables"): (200, 403, 403, 403, 401, 401),
+    ("GET", "/api/tasks/{task}/changes"): (404, 404, 403, 403, 401, 401),
+    ("POST", "/api/tasks/{task}/merge"): (400, 403, 403, 403, 401, 401),
+    ("POST", "/api/tasks/{task}/proposal"): (400, 403, 403, 403, 401, 401),
+    ("POST", "/api/tasks/{task}/messages"): (400, 400, 400, 403, 401, 401),
+    ("GET", "/api/tasks/{task}/messages"): (200, 200, 403, 403, 401, 401),
+    ("GET", "/api/messages"): (400, 400, 403, 403, 401, 401),
+    ("GET", "/api/messages/{message}"): (200, 200, 200, 403, 401, 401),
+    ("GET", "/api/asks"): (200, 200, 403, 403, 401, 401),
+    ("GET", "/api/asks/{ask}"): (200, 200, 403, 403, 401, 401),
+    ("POST", "/api/asks/{ask}/decision"): (400, 400, 403, 403, 401, 401),
+    ("GET", "/api/events"): (200, 200, 403, 403, 401, 401),
+    ("POST", "/api/tokens"): (400, 403, 403, 403, 401, 401),
+    ("GET", "/api/tokens"): (200, 200, 403, 403, 401, 401),
+    ("POST", "/api/tokens/{token}/rotate"): (404, 403, 403, 403, 401, 401),
+    ("DELETE", "/api/tokens/{token}"): (404, 404, 403, 403, 401, 401),
+    ("POST", "/mcp/{workspace}"): (403, 403, 403, 403, 401, 401),  # its own: test_clients.py
+    ("GET", "/mcp/{workspace}"): (403, 403, 403, 403, 401, 401),
+    ("DELETE", "/mcp/{workspace}"): (403, 403, 403, 403, 401, 401),
 }
 """What each kind is answered, in the order of `KINDS`, to a request with an empty body: who may
 ask gets 200, or 400 or 404 because something is missing; who may not gets 401 or 403."""
@@ -305,7 +319,9 @@ def test_a_process_that_is_gone_before_it_can_be_looked_at_is_nobody(scene: Scen
 # The page
 
 SOCKET_IO = "/socket.io/?EIO=4&transport=polling"
-CONNECT = {"person": 200, "page": 200, "session": 403, "wrong": 401, "nobody": 401}
+CONNECT = {
+    **{"person": 200, "page": 200, "session": 403, "token": 403, "wrong": 401, "nobody": 401},
+}
 EVENTS = {"SendTaskMessage": {"page", "person"}}
 
 

@@ -180,7 +180,7 @@ class Courier:
             if again:
                 chosen = [await self._store.message(item) for item in again.message_ids]
             else:
-                chosen = _batch(await self._store.deliverable(self._task.id), limit)
+                chosen = batch(await self._store.deliverable(self._task.id), limit)
                 if chosen:
                     await self._offer(Transport.INBOX, chosen, tool_use_id=tool_use_id)
             pending = await self._store.pending(self._task.id) - len(chosen)
@@ -572,7 +572,7 @@ def _refusal(reason: str) -> dict[str, Any]:
     return {"hookSpecificOutput": decision}
 
 
-def _batch(mail: Sequence[Message], limit: int | None) -> list[Message]:
+def batch(mail: Sequence[Message], limit: int | None) -> list[Message]:
     """The first messages that fit into one result, at least one, at most `limit`."""
     chosen: list[Message] = []
     room = INBOX_LIMIT - 50  # what stands around them

@@ -29,18 +29,24 @@ from claudedo.settings import Settings, make_private
 from claudedo_worker import api
 from claudedo_worker.access import Door, PeerProtocol, Receive, Scope, Send
 from claudedo_worker.adoption import Adoption
+from claudedo_worker.attachments import Attachments
 from claudedo_worker.bus import Bus
+from claudedo_worker.clients import Clients
 from claudedo_worker.database import Database
 from claudedo_worker.foreign import ForeignSessions
 from claudedo_worker.live import LiveSession
 from claudedo_worker.mailbox import Mailbox, SessionCaller
+from claudedo_worker.mcp_http import McpHttp
 from claudedo_worker.notify import Notifier
+from claudedo_worker.permission_relay import PermissionRelay
 from claudedo_worker.processes import SESSION_VARIABLE
 from claudedo_worker.realtime import Realtime
 from claudedo_worker.session_link import SessionServer
 from claudedo_worker.store import Store
 from claudedo_worker.supervisor import Supervisor
 from claudedo_worker.tasks import Tasks
+from claudedo_worker.threads import Threads
+from claudedo_worker.tokens import Tokens
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +96,13 @@ async def _serve(settings: Settings) -> None:
 
         supervisor = Supervisor(settings, store, make_caller)
         bus.subscribe(supervisor.notice)
+        tokens = Tokens(store)
+        threads = Threads(store, Attachments(settings.home / "attachments", store, 25 * 2**20))
+        clients = Clients(store, tokens, threads)
+        bus.subscribe(clients.notice)
+        relay = PermissionRelay(store, clients, threads)
+        clients.sweeps.append(relay.tidy)
+        version = metadata.version("claudedo")
         tasks, foreign = Tasks(settings, store, supervisor, mailbox), ForeignSessions(store)
         context = api.Context(
             store=store,
@@ -99,7 +112,10 @@ async def _serve(settings: Settings) -> None:
             adoption=Adoption(store, foreign, tasks),
             mailbox=mailbox,
             supervisor=supervisor,
-            version=metadata.version("claudedo"),
+            tokens=tokens,
+            relay=relay,
+            mcp=McpHttp(store, clients, relay, version),
+            version=version,
             stop=stop.set,
             url=f"http://{HOST}:{port.getsockname()[1]}",
         )
@@ -119,6 +135,8 @@ async def _serve(settings: Settings) -> None:
         stack.push_async_callback(links.stop)
         await realtime.start()
         stack.push_async_callback(realtime.stop)
+        clients.start()
+        stack.push_async_callback(clients.stop)
         own = _unix_socket(settings.worker_socket)
         stack.callback(settings.worker_socket.unlink, missing_ok=True)
         server = Server(_config(door))
@@ -130,6 +148,7 @@ async def _serve(settings: Settings) -> None:
             [serving, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED
         )
         server.should_exit = True
+        await clients.stop()  # or its open streams would keep the server waiting
         await serving
 
 
@@ -150,7 +169,7 @@ async def _door(store: Store, context: api.Context, realtime: Realtime) -> Door:
     async def is_ours(session_id: str) -> bool:
         return await store.session_credential(session_id) is not None
 
-    door = Door(application, secret, worker_id, is_ours)
+    door = Door(application, secret, worker_id, is_ours, context.tokens.check)
     inner = realtime.wrap(api.build(replace(context, door=door)))
     return door
 

@@ -10,7 +10,7 @@ change belongs to was removed meanwhile.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
@@ -691,10 +691,14 @@ class Store:
         """The connections that did not confirm all they were given."""
         return [row["connection_id"] for row in await self._db.all("lenders")]
 
-    async def give_back(self, connection_id: str) -> None:
-        """What a connection did not confirm may be given again, as possibly seen before."""
+    async def give_back(self, connection_id: str, keep: Collection[str] = ()) -> None:
+        """What a connection did not confirm may be given again, as possibly seen before.
+
+        All but the messages whose ids are in `keep`.
+        """
         async with self._db.transaction():
-            await self._db.run("give_back", {"connection_id": connection_id})
+            for message_id in (await self.lends(connection_id)).keys() - set(keep):
+                await self._db.run("give_back", {"message_id": message_id})
 
     # Attempts
 

@@ -31,6 +31,9 @@ async def test_a_fault_of_our_own_is_a_problem_too_and_goes_on_to_the_log(tmp_pa
         adoption=broken,
         mailbox=Mailbox(store),
         supervisor=broken,
+        tokens=broken,
+        relay=broken,
+        mcp=broken,
         version="0",
         stop=lambda: None,
     )

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from claudedo import protocol
 from claudedo.errors import ConflictError, NotFoundError, UsageError
-from claudedo.model import Ask, Task
+from claudedo.model import Ask, AskKind, Task
 from claudedo_worker import journal
 from claudedo_worker.api.context import Context
 from claudedo_worker.api.decode import body_of, check_keys, flag, line, optional
@@ -52,8 +52,11 @@ async def decide(context: Context, request: Request) -> Response:
     said = _decision(body_of(request))
     ask = await context.store.ask(request.path_params["ask"])
     task = await context.store.task(ask.task_id)
-    live = await _live_of(context, ask, task)
-    decided = await live.asks.decide(ask.id, said)
+    if ask.session_id is None and ask.kind is AskKind.PERMISSION:
+        decided = await context.relay.decide(ask, said)
+    else:
+        live = await _live_of(context, ask, task)
+        decided = await live.asks.decide(ask.id, said)
     return JSONResponse(_shown(decided, task, await context.store.open_asks()))
 
 

@@ -14,9 +14,12 @@ from claudedo_worker.adoption import Adoption
 from claudedo_worker.bus import Bus
 from claudedo_worker.foreign import ForeignSessions
 from claudedo_worker.mailbox import Mailbox
+from claudedo_worker.mcp_http import McpHttp
+from claudedo_worker.permission_relay import PermissionRelay
 from claudedo_worker.store import Store
 from claudedo_worker.supervisor import Supervisor
 from claudedo_worker.tasks import Tasks
+from claudedo_worker.tokens import Tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,9 @@ class Context:
     adoption: Adoption
     mailbox: Mailbox
     supervisor: Supervisor
+    tokens: Tokens
+    relay: PermissionRelay
+    mcp: McpHttp
     version: str
     stop: Callable[[], None]
     url: str = ""

@@ -41,7 +41,8 @@ def problem(error: ClaudedoError) -> dict[str, Any]:
 
 async def problem_response(request: Request, error: ClaudedoError) -> Response:
     body = problem(error)
-    return JSONResponse(body, body["status"], media_type="application/problem+json")
+    headers = {"WWW-Authenticate": "Bearer"} if error.code == "unauthorized" else None
+    return JSONResponse(body, body["status"], headers, media_type="application/problem+json")
 
 
 async def http_problem(request: Request, error: HTTPException) -> Response:

@@ -20,16 +20,18 @@ from claudedo.errors import (
     VersionError,
 )
 from claudedo_worker.access import KEY, Access, Kind
-from claudedo_worker.api import asks, finish, foreign, messages, service, tasks
+from claudedo_worker.api import asks, clients, finish, foreign, messages, service, tasks, tokens
 from claudedo_worker.api.context import Context, Handler
 from claudedo_worker.api.problems import http_problem, problem_response, unexpected
 
 BODY_LIMIT = 4 * 1024 * 1024
+MCP_BODY_LIMIT = 40 * 1024 * 1024  # an attachment of 25 MiB in base64, and what is around it
 
 PEOPLE = frozenset({Kind.PERSON, Kind.PAGE})
 OURS = PEOPLE | {Kind.SESSION}
-ANYBODY = OURS | {Kind.NOBODY}
+ANYBODY = OURS | {Kind.TOKEN, Kind.NOBODY}
 TERMINAL = frozenset({Kind.PERSON})
+CLIENTS = frozenset({Kind.TOKEN})
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Rule:
     path: str
     handler: Handler
     who: frozenset[Kind]
+    limit: int = BODY_LIMIT  # bytes of a request's body, for those who may ask
 
 
 ROUTES = (
@@ -78,6 +81,13 @@ ROUTES = (
     Rule("GET", "/api/asks/{ask}", asks.show_ask, PEOPLE),
     Rule("POST", "/api/asks/{ask}/decision", asks.decide, PEOPLE),
     Rule("GET", "/api/events", messages.events, PEOPLE),
+    Rule("POST", "/api/tokens", tokens.create_token, TERMINAL),
+    Rule("GET", "/api/tokens", tokens.list_tokens, PEOPLE),
+    Rule("POST", "/api/tokens/{token}/rotate", tokens.rotate_token, TERMINAL),
+    Rule("DELETE", "/api/tokens/{token}", tokens.revoke_token, PEOPLE),
+    Rule("POST", "/mcp/{workspace}", clients.mcp_post, CLIENTS, MCP_BODY_LIMIT),
+    Rule("GET", "/mcp/{workspace}", clients.mcp_get, CLIENTS),
+    Rule("DELETE", "/mcp/{workspace}", clients.mcp_delete, CLIENTS),
 )
 """Every route and who may ask. A route that is not here does not exist."""
 
@@ -102,10 +112,11 @@ def _guarded(context: Context, rule: Rule) -> Callable[[Request], Awaitable[Resp
     async def endpoint(request: Request) -> Response:
         # To the end, whoever asks and whatever for: a client whose body is still on its way when
         # the answer closes the connection would see a broken pipe instead of the answer.
-        request.state.body = await _body(request)
         access: Access = request.scope[KEY]
+        limit = rule.limit if access.kind in rule.who else BODY_LIMIT
+        request.state.body = await _body(request, limit)
         if access.kind not in rule.who:
-            raise _denial(access)
+            raise _denial(access, rule)
         spoken = request.headers.get(protocol.PROTOCOL_HEADER)
         versioned = rule.path.startswith("/api/") and rule.handler is not service.stop_worker
         if versioned and spoken and spoken != str(protocol.PROTOCOL_VERSION):
@@ -119,7 +130,14 @@ def _guarded(context: Context, rule: Rule) -> Callable[[Request], Awaitable[Resp
     return endpoint
 
 
-def _denial(access: Access) -> ClaudedoError:
+def _denial(access: Access, rule: Rule) -> ClaudedoError:
+    if access.refusal:
+        return UnauthorizedError(access.refusal)
+    if rule.who == CLIENTS:
+        words = "This is for MCP clients with a token: `claudedo token create --mcp-json`."
+        return UnauthorizedError(words) if access.kind is Kind.NOBODY else ForbiddenError(words)
+    if access.kind is Kind.TOKEN:
+        return ForbiddenError("A token opens `/mcp` of its workspace, and nothing of a person's.")
     if access.kind is Kind.NOBODY:
         return UnauthorizedError("No valid credential: `claudedo open` opens the page anew.")
     if access.kind is Kind.SESSION:
@@ -127,13 +145,13 @@ def _denial(access: Access) -> ClaudedoError:
     return ForbiddenError("This can only be done from a terminal.")
 
 
-async def _body(request: Request) -> bytes:
+async def _body(request: Request, limit: int) -> bytes:
     data = bytearray()
     try:
         async for chunk in request.stream():
             data += chunk
-            if len(data) > BODY_LIMIT:
-                raise UsageError(f"The request is larger than {BODY_LIMIT // 2**20} MiB.")
+            if len(data) > limit:
+                raise UsageError(f"The request is larger than {limit // 2**20} MiB.")
     except ClientDisconnect as error:
         raise UsageError("The request broke off.") from error
     return bytes(data)

@@ -274,8 +274,8 @@ SELECT message_id, pushed FROM lends WHERE connection_id = :connection_id ORDER 
 -- lenders: The connections that have anything unconfirmed
 SELECT DISTINCT connection_id FROM lends WHERE connection_id IS NOT NULL;
 
--- give_back: What a connection did not confirm may be given again
-UPDATE lends SET connection_id = NULL WHERE connection_id = :connection_id;
+-- give_back: It was not confirmed, and may be given again
+UPDATE lends SET connection_id = NULL WHERE message_id = :message_id;
 
 -- end_lend: It is confirmed
 DELETE FROM lends WHERE message_id = :message_id AND connection_id = :connection_id;
