@@ -267,6 +267,24 @@ class WorkerClient:
         query = {"rung": rung, "wait": wait}
         return self._object("GET", path, query=query, again=True, timeout=wait + ANSWER_SECONDS)
 
+    # Tokens
+
+    def create_token(self, order: Json) -> Json:
+        """A new token, with its `text` and `url` (docs/architecture.md, `POST /api/tokens`)."""
+        return self._object("POST", "/api/tokens", order)
+
+    def tokens(self, workspace: str | None = None) -> list[Json]:
+        """The list of `token ls --json`, newest first."""
+        return self._list("GET", "/api/tokens", query={"workspace": workspace})
+
+    def rotate_token(self, token: str, days: int) -> Json:
+        """The token with another `text`; the one before is worth nothing any more."""
+        return self._object("POST", _token_path(token, "rotate"), {"days": days})
+
+    def revoke_token(self, token: str) -> Json:
+        """The token, worth nothing any more."""
+        return self._object("DELETE", _token_path(token), again=True)
+
     # On the wire
 
     def _object(self, method: str, path: str, body: Json | None = None, **how: Any) -> Json:
@@ -491,6 +509,10 @@ def _task_path(task: str, verb: str = "") -> str:
 
 def _ask_path(ask: str, verb: str = "") -> str:
     return f"/api/asks/{quote(ask, safe='')}" + (f"/{verb}" if verb else "")
+
+
+def _token_path(token: str, verb: str = "") -> str:
+    return f"/api/tokens/{quote(token, safe='')}" + (f"/{verb}" if verb else "")
 
 
 def _locked(descriptor: int) -> bool:

@@ -28,6 +28,7 @@ from claudedo.cli import (
     start,
     task,
     terminal,
+    token,
     triage,
     uninstall,
     worker,
@@ -102,6 +103,7 @@ app = typer.Typer(
 for group in (start, adopt, task, terminal, ask, triage, message, page, demo, doctor, uninstall):
     app.add_typer(group.app)
 app.add_typer(worker.app, name="worker", rich_help_panel="Service")
+app.add_typer(token.app, name="token", rich_help_panel="Service")
 
 
 def _print_version(wanted: bool) -> None:
