@@ -54,7 +54,7 @@ SETTLED = 0.5
 UNSETTLED = 3.0
 """The same, from the handshake on, for a client that does not ask for the tools."""
 
-LOST = 30.0
+LOST = 10.0
 """Seconds that a client whose stream ended has to open it again and keep what it was lent."""
 
 SILENT = 600.0

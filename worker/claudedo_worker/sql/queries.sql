@@ -53,8 +53,10 @@ UPDATE tasks SET holder = :party, held_until = :until
               ORDER BY tasks.created_at, tasks.rowid LIMIT 1)
 RETURNING id;
 
--- extend_claims: A party shows signs of life: what it claimed stays its own
-UPDATE tasks SET held_until = :until WHERE holder = :party AND status IN ('notstarted', 'ongoing', 'blocked');
+-- extend_claims: A party shows signs of life: what it claimed stays its own, never for less long
+UPDATE tasks SET held_until = :until
+ WHERE holder = :party AND status IN ('notstarted', 'ongoing', 'blocked')
+   AND coalesce(held_until, '') < :until;
 
 -- release_task: Nobody holds it any more
 UPDATE tasks SET holder = NULL, held_until = NULL WHERE id = :id;
