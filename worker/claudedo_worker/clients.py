@@ -24,7 +24,6 @@ from claudedo import protocol
 from claudedo.errors import AmbiguousError, ClaudedoError, ForbiddenError, NotFoundError
 from claudedo.model import (
     USER,
-    Assignee,
     Connection,
     Event,
     Lent,
@@ -40,6 +39,7 @@ from claudedo_worker import mcp_server
 from claudedo_worker.courier import batch
 from claudedo_worker.mcp_sse import EventStream
 from claudedo_worker.store import Store
+from claudedo_worker.task_tools import TaskTools
 from claudedo_worker.threads import Party, Threads, lease_end
 from claudedo_worker.tokens import Tokens
 
@@ -59,6 +59,15 @@ LOST = 10.0
 
 SILENT = 600.0
 """Seconds without a request after which the same holds for a client that never had a stream."""
+
+RETRY = 4.0
+"""Seconds between the two times that Claude Code tries to open a lost stream (4.18)."""
+
+DEAF = 3 * RETRY
+"""So long without its stream it does not try any more."""
+
+STREAMING = "claude-code"
+"""The program that always opens a stream (4.12). Deaf, it hears again after a new handshake."""
 
 SWEEP, LOOK = 5.0, 20.0
 SIGN_OF_LIFE = 60.0  # seconds between two renewals of the claims of a connected client
@@ -89,6 +98,7 @@ class Client:
         self.heard_at = time.monotonic()
         self.left_at: float | None = None  # when its last stream ended
         self.alive_at = 0.0  # when its claims were renewed
+        self.known = known
         self.pushes_from = self.heard_at if known else float("inf")
         self.caller = TokenCaller(clients, self)
         self.server: Server[Any] = mcp_server.build(self.caller, self.listed)
@@ -115,9 +125,16 @@ class Client:
 class Clients:
     """All clients of one worker."""
 
-    def __init__(self, store: Store, tokens: Tokens, threads: Threads) -> None:
+    def __init__(
+        self,
+        store: Store,
+        tokens: Tokens,
+        threads: Threads,
+        tools_for: Callable[[Party], TaskTools],
+    ) -> None:
         self.store = store
         self.threads = threads
+        self.tools_for = tools_for
         self._tokens = tokens
         self._clients: dict[str, Client] = {}
         self._sweeper: asyncio.Task[None] | None = None
@@ -199,6 +216,21 @@ class Clients:
             raise NotFoundError("There is no such MCP session; initialize again.")
         client.token, client.shown = token, shown
         client.heard_at = time.monotonic()
+        return client
+
+    async def find_to_ask(self, token: Token, shown: str, connection_id: str) -> Client:
+        """The same, for a request.
+
+        A Claude Code that lost its stream, and would hear of nothing any more, is told that its
+        session is over: that makes it shake hands again.
+        """
+        client = await self.find(token, shown, connection_id)
+        lost = max(client.left_at or 0.0, self._began)
+        settled = client.known or client.left_at is not None
+        deaf = client.stream is None and settled and time.monotonic() - lost > DEAF
+        if deaf and client.connection.client.startswith(STREAMING):
+            await self.end(client)
+            raise NotFoundError("This MCP session has lost its stream; initialize again.")
         return client
 
     async def end(self, client: Client) -> None:
@@ -329,6 +361,15 @@ class TokenCaller:
         """Who calls."""
         return self._client.party
 
+    @property
+    def tools(self) -> TaskTools:
+        """The tools about tasks."""
+        return self._clients.tools_for(self.party)
+
+    async def begin(self, tool_use_id: str | None) -> str | None:
+        """What a call is known by if it comes again."""
+        return f"{self._client.connection.id}:{tool_use_id}" if tool_use_id else None
+
     async def check_inbox(
         self, task_id: str | None, limit: int | None, tool_use_id: str | None
     ) -> dict[str, Any]:
@@ -361,7 +402,7 @@ class TokenCaller:
             body,
             reply_to=reply_to,
             priority=priority,
-            key=f"{self._client.connection.id}:{tool_use_id}" if tool_use_id else None,
+            key=await self.begin(tool_use_id),
         )
         sent = protocol.sent_json(message)
         return {"id": sent["id"], "task_id": task.id, "receipts": sent["receipts"]}
@@ -408,9 +449,8 @@ def _pushed(lent: Lent, chat: Task) -> str:
     """The channel notification that gives a message (wire contract)."""
     message = lent.message
     lines = [SEEN] if lent.before else []
-    asked = chat.assignee is Assignee.HUMAN and chat.creator == message.party
-    if asked and message.sender == USER:
-        lines = [f"[Response to task {chat.id}]", *lines]
+    if message.response_to:
+        lines = [f"[Response to task {message.response_to}]", *lines]
     content = "\n".join([*lines, "", message.body]) if lines else message.body
     return notification(CHANNEL, {"content": content, "meta": _meta(message, chat)})
 

@@ -34,7 +34,7 @@ from starlette.responses import JSONResponse, Response
 from claudedo.errors import ForbiddenError, NotFoundError, UsageError
 from claudedo.model import Token
 from claudedo_worker.access import KEY, Access
-from claudedo_worker.clients import UNSETTLED, Client, Clients
+from claudedo_worker.clients import RETRY, UNSETTLED, Client, Clients
 from claudedo_worker.mcp_sse import EventStream
 from claudedo_worker.store import Store
 
@@ -121,7 +121,7 @@ class McpHttp:
             client = await self._open(access, message)
             headers = {SESSION_HEADER: client.connection.id}
         else:
-            client = await self._client(access, request)
+            client = await self._client(access, request, asks=True)
             headers = {}
         if isinstance(message, types.JSONRPCRequest):
             answer = await self._answer(client, message, request.headers.get(VERSION_HEADER))
@@ -140,10 +140,10 @@ class McpHttp:
         if SESSION_HEADER in request.headers:
             client = await self._client(access, request)
             headers = {SESSION_HEADER: client.connection.id}
-            return EventStream(lambda stream: self._clients.serve(client, stream), headers)
+            return EventStream(lambda s: self._clients.serve(client, s), headers, retry=RETRY)
         client = await self._clients.open(_token(access), access.shown, "sse")
         endpoint = _endpoint(request, client.connection.id)
-        return EventStream(lambda stream: self._clients.serve(client, stream, endpoint))
+        return EventStream(lambda s: self._clients.serve(client, s, endpoint))
 
     async def delete(self, request: Request) -> Response:
         """The client is done with its session."""
@@ -164,11 +164,12 @@ class McpHttp:
             raise ForbiddenError("This token is another workspace's.")
         return access
 
-    async def _client(self, access: Access, request: Request) -> Client:
+    async def _client(self, access: Access, request: Request, *, asks: bool = False) -> Client:
         session = request.headers.get(SESSION_HEADER)
         if not session:
             raise UsageError("The header Mcp-Session-Id is missing; initialize first.")
-        return await self._clients.find(_token(access), access.shown, session)
+        find = self._clients.find_to_ask if asks else self._clients.find
+        return await find(_token(access), access.shown, session)
 
     async def _open(self, access: Access, message: types.JSONRPCRequest) -> Client:
         info = (message.params or {}).get("clientInfo")

@@ -30,12 +30,18 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, serve: Serve, headers: Mapping[str, str] | None = None) -> None:
-        """`serve` is run while the stream is open; it is cancelled when the stream ends."""
+    def __init__(
+        self, serve: Serve, headers: Mapping[str, str] | None = None, retry: float | None = None
+    ) -> None:
+        """`serve` is run while the stream is open; it is cancelled when the stream ends.
+
+        `retry`: the seconds that the client is to wait before it opens a lost stream again.
+        """
         kept = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
         super().__init__(headers={**kept, **(headers or {})})
         del self.headers["content-length"]
         self._serve = serve
+        self._retry = retry
         self._cut = asyncio.Event()
         self._writing = asyncio.Lock()
         self._send: Send | None = None
@@ -54,7 +60,8 @@ class EventStream(Response):
         headers = self.raw_headers
         await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
         self._send = send
-        await self._write(": open\n\n")  # the headers go out with it
+        advice = "" if self._retry is None else f"retry: {self._retry * 1000:.0f}\n"
+        await self._write(f"{advice}: open\n\n")  # the headers go out with it
         serving = asyncio.create_task(self._serve_stream())
         others = [
             asyncio.create_task(work) for work in (_left(receive), self._beat(), self._cut.wait())
