@@ -408,6 +408,7 @@ class Message:
     thread_id: str | None = None  # None: the thread of `task_id`
     party: str | None = None  # who must act on it, if not the session of `task_id`
     attachments: tuple[Attachment, ...] = ()
+    response_to: str | None = None  # the person's task, made by the recipient, that this answers
 
     @property
     def thread(self) -> str:

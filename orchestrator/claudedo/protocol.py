@@ -10,10 +10,13 @@ from dataclasses import asdict
 from typing import Any
 
 from claudedo.model import (
+    USER,
     Ask,
     Assignee,
+    Attachment,
     Event,
     Message,
+    Move,
     Receipts,
     Session,
     Task,
@@ -45,6 +48,21 @@ def sent_json(message: Message) -> dict[str, Any]:
     }
 
 
+def attachment_json(attachment: Attachment) -> dict[str, Any]:
+    """A file that a message carries."""
+    return {
+        "id": attachment.id,
+        "filename": attachment.filename,
+        "mimeType": attachment.mime_type,
+        "size": attachment.size,
+    }
+
+
+def move_json(move: Move) -> dict[str, Any]:
+    """A change of a task's status."""
+    return asdict(move)
+
+
 def message_json(message: Message) -> dict[str, Any]:
     """One element of `thread --json`."""
     return {
@@ -58,7 +76,8 @@ def message_json(message: Message) -> dict[str, Any]:
         "created_at": message.created_at,
         "receipts": receipts_json(message.receipts),
         "via": message.via,
-        "attachments": [],
+        "thread": message.thread,
+        "attachments": [attachment_json(file) for file in message.attachments],
     }
 
 
@@ -88,6 +107,9 @@ def task_json(
         "workspace": task.workspace,
         "status": task.status,
         "assignee": task.assignee,
+        "title": task.title,
+        "creator": task.creator,
+        "holder": task.holder,
         "pending": pending,
         "asks": asks,
         "peers": peers,
@@ -117,6 +139,9 @@ def foreign_json(
         "workspace": workspace,
         "status": TaskStatus.ONGOING,
         "assignee": Assignee.AGENT,
+        "title": None,
+        "creator": USER,
+        "holder": None,
         "pending": 0,
         "asks": 0,
         "peers": [],
@@ -150,6 +175,7 @@ def ask_json(ask: Ask, task: Task) -> dict[str, Any]:
         "input": ask.input,
         "suggestions": list(ask.suggestions),
         "agent": ask.agent,
+        "creator": task.creator,
         "opened_at": ask.opened_at,
         "closed_at": ask.closed_at,
         "outcome": ask.outcome,

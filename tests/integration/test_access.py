@@ -49,6 +49,7 @@ class Scene:
             template.replace("{task}", self.backend.id)
             .replace("{message}", "m_first")
             .replace("{ask}", "k_first")
+            .replace("{attachment}", "f_none")
             .replace("{token}", "wrong")
             .replace("{workspace}", "shop")
             .replace("{path:path}", "app.js")
@@ -170,6 +171,11 @@ ROUTES: dict[tuple[str, str], tuple[int, int, int, int, int, int]] = {
     ("GET", "/api/resolve"): (400, 400, 400, 403, 401, 401),
     ("GET", "/api/tasks"): (200, 200, 200, 403, 401, 401),
     ("GET", "/api/tasks/{task}"): (200, 200, 200, 403, 401, 401),
+    ("POST", "/api/tasks"): (400, 400, 403, 403, 401, 401),
+    ("POST", "/api/tasks/{task}/status"): (400, 400, 403, 403, 401, 401),
+    ("GET", "/api/tasks/{task}/history"): (200, 200, 403, 403, 401, 401),
+    ("POST", "/api/tasks/{task}/attachments"): (400, 400, 400, 403, 401, 401),
+    ("GET", "/api/attachments/{attachment}"): (404, 404, 404, 403, 401, 401),
     ("POST", "/api/start"): (400, 403, 403, 403, 401, 401),
     ("GET", "/api/foreign"): (200, 200, 200, 403, 401, 401),
     ("POST", "/api/adopt"): (400, 403, 403, 403, 401, 401),
@@ -588,6 +594,55 @@ TOOLS: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({}, "usage"),
     ],
     "list_peers": [({}, "ok"), ({"all": True}, "usage")],
+    "createTask": [
+        ({"title": "May I?", "body": "Drop the table.", "assignee": "human"}, "ok"),
+        ({"title": "Do it", "body": "x", "attachments": []}, "ok"),
+        ({"title": "\n ", "body": "x"}, "usage"),
+        ({"title": "x" * 301, "body": "x"}, "usage"),
+        ({"title": "x", "body": "x", "assignee": "nobody"}, "usage"),
+        ({"title": "x", "body": "x", "attachments": "a.txt"}, "usage"),
+        ({"title": "x", "body": "x", "attachments": [{"filename": "a", "data": "?"}]}, "usage"),
+        ({"title": "x", "body": "x", "attachments": [{"filename": "..", "data": ""}]}, "usage"),
+        ({"title": "x"}, "usage"),
+    ],
+    "updateTaskStatus": [
+        ({"status": "blocked"}, "ok"),
+        ({"task_id": "backend", "status": "ongoing"}, "ok"),
+        ({"taskId": "frontend", "status": "completed"}, "forbidden"),
+        ({"task_id": "backend", "status": "notstarted"}, "forbidden"),
+        ({"task_id": "may-i", "status": "completed"}, "forbidden"),
+        ({"task_id": "may-i", "status": "rejected"}, "ok"),
+        ({"task_id": "may-i", "status": "blocked"}, "conflict"),
+        ({"status": "paused"}, "usage"),
+        ({"task_id": "stranger", "status": "ongoing"}, "not_found"),
+    ],
+    "reply": [
+        ({"text": "Half of it is done."}, "ok"),
+        ({"chatId": "frontend", "text": "x"}, "ok"),
+        ({"chat_id": "frontend", "chatId": "frontend", "text": "x"}, "usage"),
+        ({"chat_id": "stranger", "text": "x"}, "not_found"),
+        ({"chat_id": "t_none", "text": "x"}, "not_found"),
+        ({"chat_id": "frontend"}, "usage"),
+    ],
+    "getTaskMessages": [
+        ({}, "ok"),
+        ({"taskId": "frontend", "limit": 1}, "ok"),
+        ({"limit": 0}, "usage"),
+        ({"cursor": "nonsense"}, "usage"),
+        ({"task_id": "stranger"}, "not_found"),
+    ],
+    "getTask": [
+        ({"task_id": "frontend", "includeConversation": True}, "ok"),
+        ({}, "ok"),
+        ({"includeConversation": "yes"}, "usage"),
+        ({"taskId": "stranger"}, "not_found"),
+    ],
+    "getWorkspace": [({}, "ok"), ({"id": "elsewhere"}, "usage")],
+    "downloadAttachment": [
+        ({}, "usage"),
+        ({"attachmentId": "f_none"}, "not_found"),
+        ({"attachment_id": "../../claudedo.db"}, "not_found"),
+    ],
     "no_such_tool": [({}, "usage")],
 }
 """Every tool: what a session may ask of it, and the code of what it may not."""

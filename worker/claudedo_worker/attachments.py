@@ -14,17 +14,24 @@ import mimetypes
 import os
 import re
 import secrets
-from collections.abc import AsyncIterable, AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from claudedo.errors import StorageError, UsageError
-from claudedo.model import Attachment, Task, new_id, now
+from claudedo.errors import StorageError, TooLargeError, UsageError
+from claudedo.model import Attachment, Task, new_id, now, stamp
 from claudedo.settings import make_private
 from claudedo_worker.store import Store
 
 LONGEST_NAME = 200  # bytes; file systems take 255
+MOST = 20  # files of one message
+UNUSED = timedelta(days=1)
+"""How long bytes are left alone that no message carries: what is on its way needs them."""
+
 _MIME = re.compile(r"[\w!#$&^.+-]{1,100}/[\w!#$&^.+-]{1,100}", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
@@ -47,14 +54,17 @@ class Attachments:
         self._folder = folder
         self._store = store
         self._limit = limit
+        self._held: Counter[str] = Counter()  # contents that are kept, and perhaps not recorded yet
+        self._changing = asyncio.Lock()
 
+    @asynccontextmanager
     async def keep(
         self, chunks: AsyncIterable[bytes], *, filename: str, mime_type: str | None
-    ) -> Content:
-        """Keep bytes as they come. They stay for good once `record` was called for them.
+    ) -> AsyncIterator[Content]:
+        """Keep bytes as they come. They stay once `record` was called for them inside.
 
-        Raises `UsageError` for a name or a type that is none and for a file that is too large,
-        `StorageError` when it cannot be written.
+        Raises `UsageError` for a name or a type that is none, `TooLargeError`, and `StorageError`
+        when they cannot be written.
         """
         name = check_filename(filename)
         kind = check_type(mime_type, name)
@@ -62,22 +72,45 @@ class Attachments:
             digest, size = await self._keep(chunks)
         except OSError as error:
             raise StorageError(f"The file {name} cannot be kept: {error.strerror}.") from error
-        return Content(filename=name, mime_type=kind, size=size, sha256=digest)
-
-    async def keep_encoded(self, given: Any) -> Content:
-        """The same for `{"filename", "mimeType", "data"}` of an MCP tool; `data` is base64."""
-        if not isinstance(given, dict) or not isinstance(given.get("filename"), str):
-            raise UsageError("Each attachment needs `filename`, `mimeType` and `data`.")
-        mime_type, text = given.get("mimeType"), given.get("data")
-        if not isinstance(mime_type, str | None) or not isinstance(text, str):
-            raise UsageError(f"`mimeType` and `data` of {given['filename']!r} must be texts.")
-        if len(text) * 3 // 4 > self._limit + 3:
-            raise self._too_large(given["filename"])
         try:
-            data = base64.b64decode(text, validate=True)
+            yield Content(filename=name, mime_type=kind, size=size, sha256=digest)
+        finally:
+            self._held[digest] -= 1
+            await self._tidy(digest)
+
+    @asynccontextmanager
+    async def keep_encoded(self, given: Sequence[Any]) -> AsyncIterator[list[Content]]:
+        """The same for all of `{"filename", "mimeType", "data"}` of an MCP tool; base64."""
+        if len(given) > MOST:
+            raise UsageError(f"A message carries at most {MOST} files.")
+        decoded = [self._decoded(one) for one in given]
+        async with AsyncExitStack() as stack:
+            yield [
+                await stack.enter_async_context(
+                    self.keep(_at_once(data), filename=name, mime_type=kind)
+                )
+                for name, kind, data in decoded
+            ]
+
+    def _decoded(self, given: Any) -> tuple[str, str | None, bytes]:
+        if not isinstance(given, dict) or not isinstance(given.get("filename"), str):
+            raise UsageError("Each attachment needs `filename`, `mimeType` and `data` (base64).")
+        kind, text = given.get("mimeType"), given.get("data")
+        name = check_filename(given["filename"])
+        if not isinstance(kind, str | None) or not isinstance(text, str):
+            raise UsageError(f"`mimeType` and `data` of {name!r} must be texts.")
+        check_type(kind, name)
+        if len(text) // 4 * 3 > self._limit + 3:
+            raise self._too_large(name)
+        try:
+            return name, kind, base64.b64decode(text, validate=True)
         except (ValueError, binascii.Error) as error:
-            raise UsageError(f"`data` of {given['filename']!r} is not base64: {error}.") from error
-        return await self.keep(_at_once(data), filename=given["filename"], mime_type=mime_type)
+            raise UsageError(f"`data` of {name!r} is not base64: {error}.") from error
+
+    def check_size(self, size: int, filename: str) -> None:
+        """Raise `TooLargeError` for a size that is announced and will not be taken."""
+        if size > self._limit:
+            raise self._too_large(check_filename(filename))
 
     async def record(self, content: Content, task: Task, party: str) -> Attachment:
         """Give kept bytes to the thread of `task`; a message of `party` is to carry them."""
@@ -97,7 +130,7 @@ class Attachments:
 
     def path(self, attachment: Attachment) -> Path:
         """Where the bytes lie."""
-        return self._folder / attachment.sha256[:2] / attachment.sha256
+        return self._place(attachment.sha256)
 
     async def read(self, attachment: Attachment) -> bytes:
         """All bytes. Raises `StorageError` if they are gone."""
@@ -108,11 +141,32 @@ class Attachments:
                 f"The bytes of {attachment.filename} cannot be read: {error.strerror}."
             ) from error
 
-    async def forget(self, attachments: list[Attachment]) -> None:
+    async def forget(self, attachments: Iterable[Attachment]) -> None:
         """Remove the bytes of files that are gone, unless another file has the same."""
-        for attachment in attachments:
-            if not await self._store.content_used(attachment.sha256):
-                await asyncio.to_thread(self.path(attachment).unlink, missing_ok=True)
+        for digest in {attachment.sha256 for attachment in attachments}:
+            await self._tidy(digest)
+
+    async def sweep(self) -> None:
+        """Remove what nothing refers to any more: uploads never sent, drafts of a killed worker."""
+        before = datetime.now(UTC) - UNUSED
+        await self._store.forget_uncarried(stamp(before))
+        for path in await asyncio.to_thread(_older, self._folder, before.timestamp()):
+            if path.parent == self._folder:
+                path.unlink(missing_ok=True)
+            else:
+                await self._tidy(path.name)
+
+    async def _tidy(self, digest: str) -> None:
+        """Remove bytes that no file has. Nobody can begin to keep the same meanwhile."""
+        async with self._changing:
+            if self._held[digest] > 0:
+                return
+            del self._held[digest]
+            if not await self._store.content_used(digest):
+                self._place(digest).unlink(missing_ok=True)
+
+    def _place(self, digest: str) -> Path:
+        return self._folder / digest[:2] / digest
 
     async def _keep(self, chunks: AsyncIterable[bytes]) -> tuple[str, int]:
         make_private(self._folder)
@@ -129,13 +183,19 @@ class Attachments:
                 f.flush()
                 await asyncio.to_thread(os.fsync, f.fileno())
             name = digest.hexdigest()
-            draft.rename(make_private(self._folder / name[:2]) / name)
+            async with self._changing:
+                make_private(self._place(name).parent)
+                draft.rename(self._place(name))
+                self._held[name] += 1
         finally:
             draft.unlink(missing_ok=True)
+        await asyncio.to_thread(_settle, self._place(name).parent)
         return name, size
 
-    def _too_large(self, name: str = "The file") -> UsageError:
-        return UsageError(f"{name} is larger than {self._limit / 2**20:g} MiB.")
+    def _too_large(self, name: str = "The file") -> TooLargeError:
+        return TooLargeError(
+            f"{name} is larger than {self._limit / 2**20:g} MiB (`attachment_limit`)."
+        )
 
 
 def check_filename(name: str) -> str:
@@ -160,6 +220,21 @@ def check_type(mime_type: str | None, name: str) -> str:
             raise UsageError(f"{mime_type[:80]!r} is no MIME type.")
         return mime_type.lower()
     return mimetypes.guess_type(name)[0] or "application/octet-stream"
+
+
+def _older(folder: Path, moment: float) -> list[Path]:
+    """The files in a folder, and in those in it, that were not changed since a moment."""
+    found = [path for path in folder.glob("**/*") if path.is_file() and not path.is_symlink()]
+    return [path for path in found if path.stat().st_mtime < moment]
+
+
+def _settle(folder: Path) -> None:
+    """Have the names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 async def _at_once(data: bytes) -> AsyncIterator[bytes]:

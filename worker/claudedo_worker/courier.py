@@ -593,11 +593,13 @@ def _meta(task: Task, attempt: Attempt, message: Message | None) -> dict[str, st
     if message is None:
         ours = {"message_id": attempt.id, "sender": "claudedo", "user": "claudedo"}
         return {"chat_id": task.id, **ours, "ts": attempt.created_at, "priority": Priority.NORMAL}
-    return {
-        "chat_id": task.id,
+    meta = {
+        "chat_id": message.thread,
         "message_id": message.id,
         "sender": message.sender,
         "user": "human" if message.sender == USER else message.sender_name,
         "ts": message.created_at,
         "priority": message.priority,
     }
+    files = ",".join(file.id for file in message.attachments)
+    return {**meta, "attachments": files} if files else meta

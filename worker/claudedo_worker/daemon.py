@@ -44,8 +44,9 @@ from claudedo_worker.realtime import Realtime
 from claudedo_worker.session_link import SessionServer
 from claudedo_worker.store import Store
 from claudedo_worker.supervisor import Supervisor
+from claudedo_worker.task_tools import TaskTools
 from claudedo_worker.tasks import Tasks
-from claudedo_worker.threads import Threads
+from claudedo_worker.threads import Party, Threads, session_of
 from claudedo_worker.tokens import Tokens
 
 log = logging.getLogger(__name__)
@@ -89,21 +90,27 @@ async def _serve(settings: Settings) -> None:
         bus.last = await store.last_event()
         port = await _port(settings, store)
         stack.callback(port.close)
-        mailbox = Mailbox(store)
+        attachments = Attachments(settings.attachments, store, settings.largest_attachment)
+        await attachments.sweep()
+        threads = Threads(store, attachments)
+        mailbox = Mailbox(store, threads)
+
+        def tools_for(party: Party) -> TaskTools:
+            return TaskTools(store, threads, attachments, party)
 
         def make_caller(live: LiveSession) -> SessionCaller:
-            return SessionCaller(store, mailbox, live)
+            return SessionCaller(store, mailbox, live, tools_for(session_of(live.task)))
 
         supervisor = Supervisor(settings, store, make_caller)
         bus.subscribe(supervisor.notice)
         tokens = Tokens(store)
-        threads = Threads(store, Attachments(settings.home / "attachments", store, 25 * 2**20))
-        clients = Clients(store, tokens, threads)
+        clients = Clients(store, tokens, threads, tools_for)
         bus.subscribe(clients.notice)
         relay = PermissionRelay(store, clients, threads)
         clients.sweeps.append(relay.tidy)
         version = metadata.version("claudedo")
-        tasks, foreign = Tasks(settings, store, supervisor, mailbox), ForeignSessions(store)
+        tasks = Tasks(settings, store, supervisor, mailbox, threads)
+        foreign = ForeignSessions(store)
         context = api.Context(
             store=store,
             bus=bus,
@@ -111,6 +118,8 @@ async def _serve(settings: Settings) -> None:
             foreign=foreign,
             adoption=Adoption(store, foreign, tasks),
             mailbox=mailbox,
+            threads=threads,
+            attachments=attachments,
             supervisor=supervisor,
             tokens=tokens,
             relay=relay,

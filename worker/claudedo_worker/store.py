@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -58,6 +58,24 @@ KEPT_EVENTS, KEPT_DAYS = 100_000, 30
 """How many events are kept, and for how long; who was away longer reads the state anew."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a page of a thread begins: before a row, or after it. By omission at the newest."""
+
+    row: int = 2**63 - 1
+    after: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """Some messages of a thread, oldest first, and the rows of the first and the last of them."""
+
+    messages: tuple[Message, ...]
+    first: int
+    last: int
+    more: bool  # on the side that it was looked for on
+
+
 class Store:
     """The state of one claudedo home. Safe to call from many coroutines of one process."""
 
@@ -69,6 +87,9 @@ class Store:
     @asynccontextmanager
     async def together(self) -> AsyncIterator[None]:
         """Everything changed inside is one transaction; what is told of it is told afterwards."""
+        if self._db.inside:
+            yield
+            return
         async with self._db.transaction():
             self._held = []
             yield
@@ -186,7 +207,8 @@ class Store:
     async def claim_task(self, workspace_id: str, party: str, until: str) -> Task | None:
         """Give `party` the oldest agent task that nobody works on, until the moment `until`.
 
-        None if there is none. Of many who ask at once each gets another one.
+        None if there is none. Of many who ask at once each gets another one. What waits in its
+        inbox goes to the session that claimed it.
         """
         async with self._db.transaction():
             values = {"workspace_id": workspace_id, "party": party, "until": until, "now": now()}
@@ -194,9 +216,17 @@ class Store:
             if row is None:
                 return None
             task = await self.task(row["id"])
-            event = await self._event("task.updated", workspace_id, task.id, {"holder": party})
-        self._tell([event])
+            events = [await self._event("task.updated", workspace_id, task.id, {"holder": party})]
+            if party.startswith("task:"):
+                events += await self._hand_over(task, await self.task(party.removeprefix("task:")))
+        self._tell(events)
         return task
+
+    async def _hand_over(self, task: Task, to: Task) -> list[Event]:
+        if not await self._db.run("hand_over", {"task_id": task.id, "to": to.id}):
+            return []
+        told = {"thread": task.id, "pending": await self.pending(to.id)}
+        return [await self._event("message.queued", to.workspace_id, to.id, told)]
 
     async def extend_claims(self, party: str, until: str) -> None:
         """What `party` claimed stays its own until then."""
@@ -217,15 +247,22 @@ class Store:
         there = {row["status"]: row["tasks"] for row in rows}
         return {status: there.get(status, 0) for status in TaskStatus}
 
-    async def remove_task(self, task: Task) -> None:
-        """Forget a task, with its sessions, messages and links."""
+    async def remove_task(self, task: Task) -> list[Attachment]:
+        """Forget a task, with its sessions, messages and links; returns its files, forgotten, too.
+
+        What was said in its thread to the session of another task stays there, with what it
+        carries.
+        """
         async with self._db.transaction():
+            await self._db.run("keep_carried", {"task_id": task.id})
+            files = await self.attachments_of_task(task.id)
             await self._db.run("delete_task", {"id": task.id})
             await self._db.run("forget_words", {})
             event = await self._event(
                 "task.removed", task.workspace_id, task.id, {"name": task.name}
             )
         self._tell([event])
+        return files
 
     async def task(self, task_id: str) -> Task:
         """One task. Raises `NotFoundError`."""
@@ -236,6 +273,12 @@ class Store:
     async def tasks(self) -> list[Task]:
         """All tasks, oldest first within their workspace."""
         return [_task(row) for row in await self._db.all("tasks")]
+
+    async def near(self, workspace_id: str, task_id: str | None = None) -> list[Task]:
+        """The tasks of a workspace, and the peers of a task of it, by age within a workspace."""
+        tasks = [task for task in await self.tasks() if task.workspace_id == workspace_id]
+        peers = await self.peers(task_id) if task_id else []
+        return tasks + [peer for peer in peers if peer.workspace_id != workspace_id]
 
     async def link(self, one: Task, other: Task) -> None:
         """Make two tasks peers; nothing happens if they are."""
@@ -466,40 +509,58 @@ class Store:
     async def message(self, message_id: str) -> Message:
         """One message. Raises `NotFoundError`."""
         if row := await self._db.one("message", id=message_id):
-            (message,) = await self._with_attachments([_message(row)])
+            (message,) = await self._whole([_message(row)])
             return message
         raise NotFoundError(f"There is no message {message_id!r}.")
 
-    async def _with_attachments(self, messages: Sequence[Message]) -> list[Message]:
+    async def _whole(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages with what stands in other tables: what they carry, and what they answer."""
         return [
-            replace(message, attachments=tuple(await self.attachments_of(message.id)))
+            replace(
+                message,
+                attachments=tuple(await self.attachments_of(message.id)),
+                response_to=await self._asked(message),
+            )
             for message in messages
         ]
+
+    async def _asked(self, message: Message) -> str | None:
+        """The task in whose thread a person's message stands, if its recipient made that one."""
+        elsewhere = message.thread_id or (message.party not in (None, USER))
+        if message.sender != USER or not elsewhere:
+            return None
+        row = await self._db.one("task", id=message.thread)
+        if row is None:
+            return message.thread  # removed since
+        recipient = message.party or f"task:{message.task_id}"
+        asked = row["assignee"] == Assignee.HUMAN and row["creator"] == recipient
+        return message.thread if asked else None
 
     async def thread(self, task_id: str) -> list[Message]:
         """What was said to a task, by it and about it, oldest first."""
         rows = await self._db.all("thread", task_id=task_id)
-        return await self._with_attachments([_message(row) for row in rows])
+        return await self._whole([_message(row) for row in rows])
 
-    async def thread_page(
-        self, task_id: str, before: int | None, limit: int
-    ) -> tuple[list[Message], int | None]:
-        """Up to `limit` messages of a task's own thread before place `before`, oldest first.
-
-        None begins at the newest. Returns them and the place to go on from, None at the end.
-        """
-        start = 2**63 - 1 if before is None else before
-        values: dict[str, Any] = {"task_id": task_id, "before": start, "limit": limit + 1}
-        rows = list(await self._db.all("thread_page", **values))
-        more = rows[limit - 1]["place"] if len(rows) > limit else None
-        messages = [_message(row) for row in reversed(rows[:limit])]
-        return await self._with_attachments(messages), more
+    async def thread_page(self, task_id: str, limit: int, place: Place) -> Page:
+        """Up to `limit` messages of a task's own thread on one side of a place."""
+        statement = "thread_after" if place.after else "thread_before"
+        values: dict[str, Any] = {"task_id": task_id, "place": place.row, "limit": limit + 1}
+        rows = list(await self._db.all(statement, **values))
+        more, rows = len(rows) > limit, rows[:limit]
+        if not place.after:
+            rows.reverse()
+        return Page(
+            messages=tuple(await self._whole([_message(row) for row in rows])),
+            first=rows[0]["place"] if rows else place.row,
+            last=rows[-1]["place"] if rows else place.row,
+            more=more,
+        )
 
     async def search(self, words: Sequence[str], limit: int) -> list[Message]:
         """Messages of all tasks that hold each of `words`, or a longer word, newest first."""
         quoted = ['"' + word.replace('"', '""') + '"*' for word in words]
         rows = await self._db.all("search", expression=" ".join(quoted), limit=limit)
-        return [_message(row) for row in rows]
+        return await self._whole([_message(row) for row in rows])
 
     async def pending(self, task_id: str) -> int:
         """How many messages of a task are not delivered yet."""
@@ -513,7 +574,7 @@ class Store:
     async def deliverable(self, task_id: str) -> list[Message]:
         """Messages whose body may be given now, in the order in which to give them."""
         rows = await self._db.all("deliverable", task_id=task_id)
-        return await self._with_attachments([_message(row) for row in rows])
+        return await self._whole([_message(row) for row in rows])
 
     async def halting(self, task_id: str) -> list[Message]:
         """Halt messages that the model has not answered with in its context."""
@@ -542,6 +603,11 @@ class Store:
         """All files of a task."""
         rows = await self._db.all("attachments_of_task", task_id=task_id)
         return [Attachment(**dict(row)) for row in rows]
+
+    async def forget_uncarried(self, before: str) -> None:
+        """Forget the files that were given before a moment and that no message carries."""
+        async with self._db.transaction():
+            await self._db.run("delete_uncarried", {"before": before})
 
     async def content_used(self, sha256: str) -> bool:
         """True while any file has this content."""
@@ -660,7 +726,7 @@ class Store:
     async def _lent(self, row: Row) -> Lent:
         values = {key: row[key] for key in row.keys()}  # noqa: SIM118 - see _message
         given = {key: values.pop(key) for key in ("lent_to", "lent", "pushed")}
-        [message] = await self._with_attachments([_message(values)])
+        [message] = await self._whole([_message(values)])
         return Lent(
             message=message,
             connection_id=given["lent_to"],

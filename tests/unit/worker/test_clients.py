@@ -12,12 +12,11 @@ import pytest
 from claudedo.errors import NotFoundError
 from claudedo.model import Task, Token, Workspace
 from claudedo_worker import clients as clients_module
-from claudedo_worker.attachments import Attachments
 from claudedo_worker.clients import CONNECTIONS, Client, Clients
 from claudedo_worker.database import Database
 from claudedo_worker.store import Store
-from claudedo_worker.threads import Threads
 from claudedo_worker.tokens import Tokens
+from tests.support import services
 from tests.support.records import a_message, a_task
 
 pytestmark = pytest.mark.anyio
@@ -39,8 +38,11 @@ class Bench:
 
     def worker(self) -> Clients:
         """The clients as another worker would find them."""
-        threads = Threads(self.store, Attachments(self._path / "files", self.store, 1000))
-        return Clients(self.store, Tokens(self.store), threads)
+        threads = services.threads(self.store, self._path)
+        tokens = Tokens(self.store)
+        return Clients(
+            self.store, tokens, threads, lambda who: services.tools(self.store, self._path, who)
+        )
 
     async def client(self) -> Client:
         """A program that just connected."""

@@ -24,6 +24,7 @@ from claudedo_worker.mailbox import Mailbox
 from claudedo_worker.store import Store
 from claudedo_worker.supervisor import Order, Supervisor
 from claudedo_worker.tasks import StartRequest, Tasks, Wanted
+from tests.support import services
 from tests.support.records import a_session
 
 pytestmark = pytest.mark.anyio
@@ -70,7 +71,9 @@ class Desk:
         self.environ = {"PATH": os.environ["PATH"], "HOME": str(root)}
         settings = Settings(home=root, run=root, claude=str(claude))
         supervisor = cast(Supervisor, self.recorder)
-        self.tasks = Tasks(settings, store, supervisor, Mailbox(store))
+        self.threads = services.threads(store, root)
+        mailbox = Mailbox(store, self.threads)
+        self.tasks = Tasks(settings, store, supervisor, mailbox, self.threads)
 
     async def start(self, *names: str, **changes: Any) -> Task:
         wanted = tuple(Wanted(name=name) for name in names)

@@ -13,6 +13,7 @@ from claudedo.errors import ClaudedoError, NotFoundError, UsageError
 
 STATUS = {
     "usage": 400,
+    "too_large": 413,
     "unauthorized": 401,
     "forbidden": 403,
     "not_found": 404,

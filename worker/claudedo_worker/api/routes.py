@@ -15,12 +15,23 @@ from claudedo import protocol
 from claudedo.errors import (
     ClaudedoError,
     ForbiddenError,
+    TooLargeError,
     UnauthorizedError,
     UsageError,
     VersionError,
 )
 from claudedo_worker.access import KEY, Access, Kind
-from claudedo_worker.api import asks, clients, finish, foreign, messages, service, tasks, tokens
+from claudedo_worker.api import (
+    asks,
+    clients,
+    finish,
+    foreign,
+    messages,
+    service,
+    tasks,
+    threads,
+    tokens,
+)
 from claudedo_worker.api.context import Context, Handler
 from claudedo_worker.api.problems import http_problem, problem_response, unexpected
 
@@ -43,6 +54,7 @@ class Rule:
     handler: Handler
     who: frozenset[Kind]
     limit: int = BODY_LIMIT  # bytes of a request's body, for those who may ask
+    streams: bool = False  # the handler reads the body itself, as it comes
 
 
 ROUTES = (
@@ -58,7 +70,12 @@ ROUTES = (
     Rule("GET", "/api/workspaces", tasks.workspaces, OURS),
     Rule("GET", "/api/resolve", tasks.resolve, OURS),
     Rule("GET", "/api/tasks", tasks.list_tasks, OURS),
+    Rule("POST", "/api/tasks", threads.create_task, PEOPLE),
     Rule("GET", "/api/tasks/{task}", tasks.show_task, OURS),
+    Rule("POST", "/api/tasks/{task}/status", threads.move_task, PEOPLE),
+    Rule("GET", "/api/tasks/{task}/history", threads.history, PEOPLE),
+    Rule("POST", "/api/tasks/{task}/attachments", threads.upload, OURS, streams=True),
+    Rule("GET", "/api/attachments/{attachment}", threads.download, OURS),
     Rule("POST", "/api/start", tasks.start, TERMINAL),
     Rule("GET", "/api/foreign", foreign.list_foreign, OURS),
     Rule("POST", "/api/adopt", foreign.adopt, TERMINAL),
@@ -113,9 +130,10 @@ def _guarded(context: Context, rule: Rule) -> Callable[[Request], Awaitable[Resp
         # To the end, whoever asks and whatever for: a client whose body is still on its way when
         # the answer closes the connection would see a broken pipe instead of the answer.
         access: Access = request.scope[KEY]
-        limit = rule.limit if access.kind in rule.who else BODY_LIMIT
-        request.state.body = await _body(request, limit)
-        if access.kind not in rule.who:
+        allowed = access.kind in rule.who
+        if not (allowed and rule.streams):
+            request.state.body = await _body(request, rule.limit if allowed else BODY_LIMIT)
+        if not allowed:
             raise _denial(access, rule)
         spoken = request.headers.get(protocol.PROTOCOL_HEADER)
         versioned = rule.path.startswith("/api/") and rule.handler is not service.stop_worker
@@ -151,7 +169,7 @@ async def _body(request: Request, limit: int) -> bytes:
         async for chunk in request.stream():
             data += chunk
             if len(data) > limit:
-                raise UsageError(f"The request is larger than {limit // 2**20} MiB.")
+                raise TooLargeError(f"The request is larger than {limit // 2**20} MiB.")
     except ClientDisconnect as error:
         raise UsageError("The request broke off.") from error
     return bytes(data)

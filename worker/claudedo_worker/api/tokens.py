@@ -23,7 +23,7 @@ async def create_token(context: Context, request: Request) -> Response:
     """A new one, with its text and the address that it opens; nobody is told the text again."""
     data = body_of(request)
     name, days = line(data, "name"), _days(data)
-    workspace = await _workspace(context, data)
+    workspace = await workspace_of(context, data)
     token, text = await context.tokens.create(workspace, name, days)
     return JSONResponse(_told(context, token, workspace, text))
 
@@ -57,7 +57,7 @@ async def revoke_token(context: Context, request: Request) -> Response:
     return JSONResponse(_shown(await context.tokens.revoke(token), workspace))
 
 
-async def _workspace(context: Context, data: Mapping[str, Any]) -> Workspace:
+async def workspace_of(context: Context, data: Mapping[str, Any]) -> Workspace:
     """The workspace that is named, else the one of the repository at `cwd`, made if it is new."""
     if named := optional(data, "workspace"):
         for workspace in await context.store.workspaces():

@@ -17,8 +17,9 @@ CREATE TABLE moves (
 
 CREATE INDEX moves_of_task ON moves (task_id, at);
 
--- The thread that a message belongs to, where that is another one than its recipient's.
-ALTER TABLE task_messages ADD COLUMN thread_id TEXT REFERENCES tasks (id) ON DELETE CASCADE;
+-- The thread that a message belongs to, where that is another one than its recipient's. An answer
+-- outlives the task that asked for it.
+ALTER TABLE task_messages ADD COLUMN thread_id TEXT;
 -- Who must act on it, where that is not the session of the task: "user" or "token:<id>".
 ALTER TABLE task_messages ADD COLUMN party TEXT;
 

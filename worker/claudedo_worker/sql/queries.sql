@@ -53,6 +53,10 @@ UPDATE tasks SET holder = :party, held_until = :until
               ORDER BY tasks.created_at, tasks.rowid LIMIT 1)
 RETURNING id;
 
+-- hand_over: What waits in a claimed task's inbox goes to the session that claimed it
+UPDATE task_messages SET task_id = :to, thread_id = :task_id
+ WHERE task_id = :task_id AND party IS NULL AND delivered_at IS NULL;
+
 -- extend_claims: A party shows signs of life: what it claimed stays its own, never for less long
 UPDATE tasks SET held_until = :until
  WHERE holder = :party AND status IN ('notstarted', 'ongoing', 'blocked')
@@ -185,11 +189,19 @@ SELECT task_messages.*, tasks.name AS recipient
  WHERE task_messages.task_id = :task_id OR thread_id = :task_id OR sender = 'task:' || :task_id
  ORDER BY task_messages.created_at, task_messages.rowid;
 
--- thread_page: What was said in a task's own thread, newest first, older than a row
+-- thread_before: What was said in a task's own thread before a place, newest first
 SELECT task_messages.*, tasks.name AS recipient, task_messages.rowid AS place
   FROM task_messages JOIN tasks ON tasks.id = task_messages.task_id
- WHERE coalesce(thread_id, task_messages.task_id) = :task_id AND task_messages.rowid < :before
+ WHERE (thread_id = :task_id OR (thread_id IS NULL AND task_messages.task_id = :task_id))
+   AND task_messages.rowid < :place
  ORDER BY task_messages.rowid DESC LIMIT :limit;
+
+-- thread_after: The same after a place, oldest first
+SELECT task_messages.*, tasks.name AS recipient, task_messages.rowid AS place
+  FROM task_messages JOIN tasks ON tasks.id = task_messages.task_id
+ WHERE (thread_id = :task_id OR (thread_id IS NULL AND task_messages.task_id = :task_id))
+   AND task_messages.rowid > :place
+ ORDER BY task_messages.rowid LIMIT :limit;
 
 -- read_messages: The person's messages of a thread that its session read and did not answer
 SELECT id FROM task_messages
@@ -223,6 +235,14 @@ SELECT * FROM attachments WHERE message_id = :message_id ORDER BY created_at, ro
 
 -- attachments_of_task: All files of a task
 SELECT * FROM attachments WHERE task_id = :task_id ORDER BY created_at, rowid;
+
+-- keep_carried: Files that a message to another task carries outlive the thread's task
+UPDATE attachments SET task_id = (SELECT task_id FROM task_messages WHERE id = message_id)
+ WHERE task_id = :task_id AND message_id IN
+       (SELECT id FROM task_messages WHERE thread_id = :task_id AND task_id <> :task_id);
+
+-- delete_uncarried: Files that were given before a moment and that no message carries
+DELETE FROM attachments WHERE message_id IS NULL AND created_at < :before;
 
 -- content_used: Whether any file has this content
 SELECT 1 FROM attachments WHERE sha256 = :sha256 LIMIT 1;
@@ -332,6 +352,13 @@ UPDATE task_messages
                                         WHERE reply.reply_to = task_messages.id
                                           AND reply.sender = 'task:' || task_messages.task_id
                                           AND task_messages.sender IN ('user', 'task:' || reply.task_id))
+                           OR (task_messages.sender = 'user' AND EXISTS
+                               (SELECT 1 FROM task_messages AS said
+                                 WHERE said.sender = 'task:' || task_messages.task_id
+                                   AND said.party = 'user'
+                                   AND coalesce(said.thread_id, said.task_id)
+                                       = coalesce(task_messages.thread_id, task_messages.task_id)
+                                   AND said.created_at > task_messages.delivered_at))
                           THEN :at ELSE answered_at END
  WHERE id = :id AND delivered_at IS NOT NULL AND forgotten = 0 AND read_at IS NULL;
 
