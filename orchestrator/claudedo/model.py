@@ -86,6 +86,11 @@ class TaskStatus(StrEnum):
     COMPLETED = "completed"  #: done
     REJECTED = "rejected"  #: will not be done; the thread says why
 
+    @property
+    def over(self) -> bool:
+        """True once nothing more is to be done."""
+        return self in (TaskStatus.COMPLETED, TaskStatus.REJECTED)
+
 
 class SessionState(StrEnum):
     """What a session is doing, as its registry file and its holder tell it."""

@@ -52,7 +52,6 @@ LEASE = timedelta(minutes=30)
 
 LONGEST_TITLE = 300
 PAGE, LONGEST_PAGE = 20, 200
-ENDS = (TaskStatus.COMPLETED, TaskStatus.REJECTED)
 
 BURST, BURST_SECONDS = 30, 60.0
 """So many messages from one session to one task in so many seconds: more is a loop."""
@@ -201,7 +200,7 @@ class Threads:
                 return moved
             if words and party.is_person:
                 await self._say(PERSON, task, words)
-            if task.holder and status in (*ENDS, TaskStatus.NOTSTARTED):
+            if task.holder and (status.over or status is TaskStatus.NOTSTARTED):
                 await self._store.release_task(task)
         return moved
 
@@ -470,7 +469,7 @@ def _is_doer(party: Party, task: Task) -> bool:
 
 def _is_open(task: Task) -> bool:
     """True of a person's task that is not decided."""
-    return task.assignee is Assignee.HUMAN and task.status not in ENDS
+    return task.assignee is Assignee.HUMAN and not task.status.over
 
 
 def _check_may_speak(party: Party, chat: Task) -> None:

@@ -11,7 +11,7 @@ import typer
 from claudedo.cli import options, progress, render
 from claudedo.cli.exits import Exit, common, status_of
 from claudedo.errors import ClaudedoError, NotFoundError, UsageError
-from claudedo.model import SessionState
+from claudedo.model import Assignee, SessionState, TaskStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -75,7 +75,7 @@ def _rows(tasks: list[dict[str, Any]]) -> list[list[render.Cell]]:
 
 def _row(task: dict[str, Any], several_workspaces: bool) -> list[render.Cell]:
     session = task["session"] or {}
-    state = session.get("state") or "not started"
+    state = _state(task)
     name = f"{task['workspace']}/{task['name']}" if several_workspaces else task["name"]
     return [
         render.Cell(name if task["supervised"] else f"{name} (not ours)", "bold"),
@@ -86,6 +86,16 @@ def _row(task: dict[str, Any], several_workspaces: bool) -> list[render.Cell]:
         render.Cell(", ".join(task["peers"])),
         render.Cell(task["branch"] or "", "dim"),
     ]
+
+
+def _state(task: dict[str, Any]) -> str:
+    """What the session does, or how far a task is that has none."""
+    if task["session"]:
+        return str(task["session"]["state"])
+    if TaskStatus(task["status"]).over or task.get("holder"):
+        return str(task["status"])
+    human = task["assignee"] == Assignee.HUMAN
+    return render.WAITING_FOR_YOU if human else "not started"
 
 
 def _watch(client: WorkerClient, workspace: str | None, *, json_output: bool) -> None:
@@ -134,8 +144,9 @@ def show(
     """
     client = options.worker()
     task = client.task(options.find(client, target, workspace)["id"])
+    history = client.history(task["id"])
     if json_output:
-        render.as_json(task)
+        render.as_json({**task, "history": history})
         return
     session = task.pop("session") or {}
     work = task.pop("work", None) or {}
@@ -147,6 +158,31 @@ def show(
         if value not in (None, [], ""):
             text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
             render.show(f"{key.replace('_', ' '):<20} {render.line(text)}")
+    for move in history:
+        moved = f"{move['before']} → {move['after']} by {render.line(move['name'])}"
+        render.show(f"{'moved':<20} {render.clock(move['at'])}  {moved}")
+
+
+@app.command(rich_help_panel="Sessions")
+def status(
+    target: options.Target,
+    to: Annotated[
+        TaskStatus, typer.Argument(metavar="STATUS", help="One of " + ", ".join(TaskStatus))
+    ],
+    words: Annotated[
+        str | None,
+        typer.Option("--message", "-m", metavar="WORDS", help="What who works on it is told."),
+    ] = None,
+    workspace: options.InWorkspace = None,
+) -> None:
+    """Say how far a task is. Its session goes on; `claudedo show` has the history.
+
+    Example: claudedo status backend completed
+    """
+    client = options.worker()
+    task = options.find(client, target, workspace)
+    moved = client.move(task["id"], to, words)
+    render.show(f"{task['name']}: {moved['previous']} → {moved['status']}")
 
 
 @app.command(rich_help_panel="Sessions")

@@ -119,6 +119,7 @@ class FakeWorker:
     news: threading.Condition = field(default_factory=threading.Condition)
     trusted: bool = True
     database: str = "ok"
+    history: list[Json] = field(default_factory=list)
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def add(self, *tasks: Json) -> None:
@@ -293,6 +294,10 @@ class FakeWorker:
                 return 200, {"stopped": ran}
             case ("POST", "messages"):
                 return 200, self._sent(f"m_{body['key'][:4]}", receipts())
+            case ("GET", "history"):
+                return 200, self.history
+            case ("POST", "status"):
+                return 200, {"previous": self.tasks[identity]["status"], "status": body["status"]}
             case ("GET", "messages"):
                 return 200, self.threads.get(identity, [])
             case ("GET", "terminal"):
