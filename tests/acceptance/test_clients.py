@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
+from datetime import datetime, timedelta
 from typing import Any
 
 import pexpect
@@ -41,7 +42,7 @@ class Independent:
             encoding="utf-8",
             timeout=PATIENCE,
         )
-        self.pid: int = self._terminal.pid
+        self.pid = self._terminal.pid
 
     def begin(self) -> None:
         """Get past the warning about channels, and wait until it is idle."""
@@ -77,15 +78,25 @@ class Independent:
         asks = self.world.ask(lambda worker: worker.asks())
         return next((ask for ask in asks if command in ask["title"]), None)
 
-    def is_told(self, word: str) -> ModelRequest:
-        """Send it a word; returns the request with it, once it answered by a tool call."""
-        message = self.world.send(self.name, word)
-        request = self.world.model.wait_for(lambda r: r.is_main and word in r.latest, PATIENCE)
-        thread = self.world.wait_for(lambda: self._answered(word), f"{self.name} did not answer")
-        assert thread["sender"] == f"token:{self.token}"
+    def tell(self, word: str) -> str:
+        """Send it a word; returns the message's id."""
+        task, key = self.world.id(self.name), f"{self.name}-{word}"
+        sent = self.world.ask(
+            lambda worker: worker.send(task, word, priority="normal", reply_to=None, key=key)
+        )
+        return str(sent["id"])
+
+    def await_answer(self, word: str, message: str) -> ModelRequest:
+        """Wait until it answered a word by a tool call; returns the request with the word."""
+        request = self.world.wait_for(lambda: self._heard(word), f"{self.name} heard no {word}")
+        answer = self.world.wait_for(lambda: self._answered(word), f"{self.name} did not answer")
+        assert answer["sender"] == f"token:{self.token}"
         self.world.await_rung(self.name, message, "delivered")
-        self.world.wait_for(self.is_idle, f"{self.name} is not idle")
         return request
+
+    def _heard(self, word: str) -> ModelRequest | None:
+        self.drain()
+        return next(iter(self.world.requests_with(word)), None)
 
     def _answered(self, word: str) -> dict[str, Any] | None:
         self.drain()
@@ -94,7 +105,7 @@ class Independent:
 
     @property
     def token(self) -> str:
-        tokens = self.world.json("token", "ls")
+        tokens = self.world.ask(lambda worker: worker.tokens())
         return str(next(one["id"] for one in tokens if one["name"] == self.name))
 
     def close(self) -> None:
@@ -138,20 +149,24 @@ def test_an_independent_claude_is_pushed_to_answers_and_asks_until_its_token_end
 
         # Pushed while idle, over HTTP and over SSE, and again by the next worker.
         for one in (laptop, desk):
-            request = one.is_told(f"ONE-{one.name}")
+            message = one.tell(f"ONE-{one.name}")
+            request = one.await_answer(f"ONE-{one.name}", message)
+            offered = world.message(one.name, message)["receipts"]["offered_at"]
+            assert request.time - datetime.fromisoformat(offered) < timedelta(seconds=3)
             assert '<channel source="claudedo" chat_id="t_' in request.latest
             assert 'sender="user" user="human"' in request.latest
         world.kill_worker()
         world.run("worker", "start")
+        sent = {one.name: one.tell(f"TWO-{one.name}") for one in (laptop, desk)}
         for one in (laptop, desk):
-            one.is_told(f"TWO-{one.name}")
+            one.await_answer(f"TWO-{one.name}", sent[one.name])
 
         # Cut off.
         world.run("token", "revoke", "laptop")
         rotated = world.run("token", "rotate", "desk", "-q").stdout.strip()
         assert rotated not in desk.configuration.read_text()
-        sent = {one.name: world.send(one.name, "THREE") for one in (laptop, desk)}
-        time.sleep(2)  # for a push that must not come
+        sent = {one.name: one.tell("THREE") for one in (laptop, desk)}
+        time.sleep(1)  # for a push that must not come
         for name, message in sent.items():
             assert world.message(name, message)["receipts"]["offered_at"] is None
         assert world.requests_with("THREE") == []

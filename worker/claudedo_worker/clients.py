@@ -107,6 +107,10 @@ class Client:
         """It asked for the tools."""
         self.settle(SETTLED)
 
+    def greeted(self) -> None:
+        """It begins its handshake: a push would be lost until that is over."""
+        self.pushes_from = float("inf")
+
     def settle(self, seconds: float) -> None:
         """Pushes are safe from then on, at the latest."""
         self.pushes_from = min(self.pushes_from, time.monotonic() + seconds)
@@ -318,7 +322,11 @@ class Clients:
         client.stream = stream
         await self.store.give_back(client.connection.id, keep=client.answered)
         try:
-            if endpoint is None or await stream.write("endpoint", endpoint):
+            if endpoint is None:
+                await self._serve(client, stream)
+            elif await stream.write("endpoint", endpoint):
+                # A program that lost its stream comes back without another handshake (4.18).
+                client.settle(UNSETTLED)
                 await self._serve(client, stream)
         finally:
             if client.stream is stream:

@@ -186,6 +186,8 @@ class McpHttp:
         client = await self._clients.find(_token(access), access.shown, session)
         if client.stream is None:
             raise NotFoundError("The stream of this session is over; open another one.")
+        if isinstance(message, types.JSONRPCRequest) and message.method == "initialize":
+            client.greeted()
         if not isinstance(message, types.JSONRPCRequest):
             await self._take(client, message)
             return Response(status_code=202)
