@@ -20,6 +20,7 @@ from typing import Any
 from claudedo import moves
 from claudedo.errors import (
     AmbiguousError,
+    ConflictError,
     ForbiddenError,
     NotFoundError,
     RefusedError,
@@ -311,21 +312,23 @@ class Threads:
         """The person decides a task that was made for them: completed, rejected, or answered.
 
         An answer completes it, too, unless `keep_open`. All of it happens, or nothing. Returns the
-        ask. Raises `ConflictError` if the task is over, or changed meanwhile.
+        ask. Raises `ConflictError` if it is closed.
         """
-        task = await self._store.task(ask.task_id)
+        if outcome is AskOutcome.ANSWERED:
+            check_body(words or "")
         after = TaskStatus.REJECTED if outcome is AskOutcome.DENIED else TaskStatus.COMPLETED
-        if outcome is not AskOutcome.ANSWERED:
-            await self.move(PERSON, task, after, words or "")
-            return await self._store.ask(ask.id)
-        check_body(words or "")
-        moves.check(task.assignee, task.status, after, moves.Role.PERSON)
         async with self._store.together():
-            await self._say(PERSON, task, words or "")
-            if not keep_open:
-                moved = await self._store.move_task(task, after, USER, USER)
-                await self._follow_with_ask(task, moved, PERSON, words or "", outcome)
-        return await self._store.ask(ask.id)
+            if (await self._store.ask(ask.id)).closed_at is not None:
+                raise ConflictError("This was decided already, or taken back.")
+            task = await self._store.task(ask.task_id)
+            if outcome is not AskOutcome.ANSWERED:
+                await self.move(PERSON, task, after, words or "")
+            else:
+                await self._say(PERSON, task, words or "")
+                if not keep_open:
+                    moved = await self._store.move_task(task, after, USER, USER)
+                    await self._follow_with_ask(task, moved, PERSON, words or "", outcome)
+            return await self._store.ask(ask.id)
 
     # Pieces
 
