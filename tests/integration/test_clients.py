@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -472,6 +473,24 @@ async def test_a_session_goes_on_at_the_next_worker_under_its_old_id(place: Plac
 
     assert again.text.index("possibly seen before") < again.text.index("after")
     assert (ping.status, ping.json["result"]) == (200, {})
+
+
+async def test_an_older_stream_that_comes_back_without_a_handshake_is_pushed_to(
+    place: Place,
+) -> None:
+    """So does Claude Code (docs/claude-cli.md 4.18)."""
+    mate = place.mate()
+    async with RawStream.open(place, mate) as raw:
+        await asyncio.to_thread(place.say, mate, "hello")
+        await raw.until("hello")
+        [endpoint] = re.findall(r"data: (/mcp/shop\?session_id=\w+)", raw.text)
+        headers = {"Authorization": f"Bearer {mate.text}"}
+        taken = await asyncio.to_thread(
+            place.worker.ask, "POST", endpoint, PING, port=place.port, headers=headers
+        )
+        await raw.until('"result":{}')
+
+    assert taken.status == 202
 
 
 async def test_the_worker_ends_at_once_though_streams_are_open(place: Place) -> None:

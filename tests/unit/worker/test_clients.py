@@ -152,6 +152,27 @@ async def test_only_so_many_sessions_of_a_token_are_remembered(bench: Bench) -> 
     assert await bench.store.connections() == {bench.token.id: CONNECTIONS}
 
 
+@pytest.mark.parametrize(
+    ("program", "is_over"), [("claude-code 2.1.197", True), ("another", False)]
+)
+async def test_a_claude_code_without_its_stream_is_made_to_shake_hands_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, program: str, is_over: bool
+) -> None:
+    before = await bench.clients.open(bench.token, "digest", program)
+    fresh = await bench.clients.find_to_ask(bench.token, "digest", before.connection.id)
+    bench.clients = bench.worker()
+    monkeypatch.setattr(clients_module, "DEAF", -1.0)  # it had the time to come back
+
+    assert fresh is before
+    if is_over:
+        with pytest.raises(NotFoundError, match="initialize again"):
+            await bench.clients.find_to_ask(bench.token, "digest", before.connection.id)
+        assert await bench.store.connections() == {}
+    else:
+        known = await bench.clients.find_to_ask(bench.token, "digest", before.connection.id)
+        assert known.connection == before.connection
+
+
 async def test_a_client_that_is_heard_of_keeps_what_it_claimed(bench: Bench) -> None:
     until = (await bench.store.task(bench.task.id)).held_until
     client = await bench.client()
