@@ -1,7 +1,7 @@
-"""Who is asking: the person, one of our sessions, a client, or nobody. The worker's outermost door.
+"""Who is asking: the person, one of our sessions, a client, nobody. The worker's outermost door.
 
-Looks at the connection (which socket, which process), cookie, token, Host and Origin, and leaves the
-answer in the ASGI scope. What each kind may do stands beside each route; see `api`.
+Looks at the connection (which socket, which process), the cookie, the token, Host and Origin, and
+leaves the answer in the ASGI scope. What each kind may do stands beside each route; see `api`.
 """
 
 from __future__ import annotations
