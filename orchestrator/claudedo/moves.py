@@ -65,6 +65,11 @@ MOVES: dict[Assignee, dict[tuple[TaskStatus, TaskStatus], set[Role]]] = {
 }
 
 
+def onward(assignee: Assignee, before: TaskStatus) -> list[TaskStatus]:
+    """What a person may make of a task that is `before`, in the order of the statuses."""
+    return [after for after in TaskStatus if (before, after) in MOVES[assignee]]
+
+
 def check(assignee: Assignee, before: TaskStatus, after: TaskStatus, role: Role) -> None:
     """Raise `ConflictError` if there is no such move, `ForbiddenError` if `role` may not make it.
 
@@ -74,8 +79,8 @@ def check(assignee: Assignee, before: TaskStatus, after: TaskStatus, role: Role)
         return
     moves = MOVES[assignee]
     if (before, after) not in moves:
-        onward = ", ".join(sorted(to for start, to in moves if start is before)) or "nothing"
-        raise ConflictError(f"A task that is {before} cannot become {after}; it can: {onward}.")
+        possible = ", ".join(sorted(onward(assignee, before))) or "nothing"
+        raise ConflictError(f"A task that is {before} cannot become {after}; it can: {possible}.")
     if role is Role.PERSON or role in moves[before, after]:
         return
     if assignee is Assignee.HUMAN:

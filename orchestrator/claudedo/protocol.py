@@ -69,7 +69,7 @@ def message_json(message: Message) -> dict[str, Any]:
         "id": message.id,
         "sender": message.sender,
         "sender_name": message.sender_name,
-        "recipient": message.recipient or message.task_id,
+        "recipient": USER if message.party == USER else message.recipient or message.task_id,
         "body": message.body,
         "reply_to": message.reply_to,
         "priority": message.priority,

@@ -121,7 +121,8 @@ def test_both_doors_tell_the_same_and_say_who_serves(scene: Scene) -> None:
 
     assert on_socket == on_port
     assert worker.process is not None
-    assert on_socket.keys() == {"pid", "port", "url", "version", "protocol", "sessions"}
+    told = {"pid", "port", "url", "version", "protocol", "sessions", "attachment_limit"}
+    assert on_socket.keys() == told
     assert on_socket["pid"] == worker.process.pid
     assert on_socket["url"] == f"http://127.0.0.1:{worker.port}"
     assert worker.ask("GET", "/api/worker/check").json == {"database": "ok"}

@@ -79,3 +79,15 @@ def test_a_refused_move_says_what_can_be_done_instead() -> None:
         moves.check(Assignee.AGENT, DONE, BLOCKED, Role.PERSON)
     with pytest.raises(ForbiddenError, match="comes to you by itself"):
         moves.check(Assignee.HUMAN, NEW, DONE, Role.CREATOR)
+
+
+def test_a_person_is_offered_exactly_the_moves_that_the_table_lets_them_make() -> None:
+    for assignee in Assignee:
+        for before in TaskStatus:
+            offered = moves.onward(assignee, before)
+            for after in set(TaskStatus) - {before}:
+                if after in offered:
+                    moves.check(assignee, before, after, Role.PERSON)
+                else:
+                    with pytest.raises(ConflictError):
+                        moves.check(assignee, before, after, Role.PERSON)

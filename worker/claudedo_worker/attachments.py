@@ -53,7 +53,7 @@ class Attachments:
         """`limit` is the largest size of one file, in bytes."""
         self._folder = folder
         self._store = store
-        self._limit = limit
+        self.limit = limit
         self._held: Counter[str] = Counter()  # contents that are kept, and perhaps not recorded yet
         self._changing = asyncio.Lock()
 
@@ -100,7 +100,7 @@ class Attachments:
         if not isinstance(kind, str | None) or not isinstance(text, str):
             raise UsageError(f"`mimeType` and `data` of {name!r} must be texts.")
         check_type(kind, name)
-        if len(text) // 4 * 3 > self._limit + 3:
+        if len(text) // 4 * 3 > self.limit + 3:
             raise self._too_large(name)
         try:
             return name, kind, base64.b64decode(text, validate=True)
@@ -109,7 +109,7 @@ class Attachments:
 
     def check_size(self, size: int, filename: str) -> None:
         """Raise `TooLargeError` for a size that is announced and will not be taken."""
-        if size > self._limit:
+        if size > self.limit:
             raise self._too_large(check_filename(filename))
 
     async def record(self, content: Content, task: Task, party: str) -> Attachment:
@@ -176,7 +176,7 @@ class Attachments:
             with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as f:
                 async for chunk in chunks:
                     size += len(chunk)
-                    if size > self._limit:
+                    if size > self.limit:
                         raise self._too_large()
                     digest.update(chunk)
                     await asyncio.to_thread(f.write, chunk)
@@ -194,7 +194,7 @@ class Attachments:
 
     def _too_large(self, name: str = "The file") -> TooLargeError:
         return TooLargeError(
-            f"{name} is larger than {self._limit / 2**20:g} MiB (`attachment_limit`)."
+            f"{name} is larger than {self.limit / 2**20:g} MiB (`attachment_limit`)."
         )
 
 

@@ -932,6 +932,7 @@ def _state(session: Session) -> dict[str, Any]:
         "waiting_for": session.waiting_for,
         "since": session.since,
         "reason": session.reason,
+        "failure": asdict(session.failure) if session.failure else None,
     }
 
 

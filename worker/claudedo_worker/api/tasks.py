@@ -11,7 +11,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from claudedo import protocol
+from claudedo import moves, protocol
 from claudedo.errors import ConflictError, UsageError
 from claudedo.model import Session, Task, check_body
 from claudedo_worker import checkout, journal
@@ -161,6 +161,7 @@ async def _show(context: Context, task: Task) -> dict[str, Any]:
     asks = (await context.store.asks_by_task()).get(task.id, 0)
     data = protocol.task_json(task, session, pending=pending, asks=asks, peers=peers)
     data |= {"body": task.body, "repo": task.repo, "base": task.base}
+    data["moves"] = moves.onward(task.assignee, task.status)
     state = await checkout.look(task.worktree, task.base)
     data["work"] = asdict(state) if state else None
     if session:

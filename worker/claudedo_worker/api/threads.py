@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
-from claudedo import protocol
+from claudedo import moves, protocol
 from claudedo.errors import NotFoundError, StorageError, UsageError
 from claudedo.model import Assignee, Attachment, Task, TaskStatus
 from claudedo_worker.api.context import Context, party_of, task_of
@@ -112,4 +112,5 @@ async def _chunks(request: Request) -> AsyncIterator[bytes]:
 
 def _shown(task: Task) -> dict[str, object]:
     shown = protocol.task_json(task, None, pending=0, asks=0, peers=[])
-    return {key: shown[key] for key in ("id", "name", "workspace", "title", "status", "assignee")}
+    names = ("id", "name", "workspace", "title", "status", "assignee")
+    return {**{key: shown[key] for key in names}, "moves": moves.onward(task.assignee, task.status)}
