@@ -42,7 +42,9 @@ def problem(error: ClaudedoError) -> dict[str, Any]:
 
 async def problem_response(request: Request, error: ClaudedoError) -> Response:
     body = problem(error)
-    headers = {"WWW-Authenticate": "Bearer"} if error.code == "unauthorized" else None
+    headers = {"WWW-Authenticate": "Bearer"} if error.code == "unauthorized" else {}
+    if getattr(request.state, "cut", False):
+        headers["Connection"] = "close"
     return JSONResponse(body, body["status"], headers, media_type="application/problem+json")
 
 

@@ -65,6 +65,7 @@ async def upload(context: Context, request: Request) -> Response:
     task, party = await task_of(context, request), await party_of(context, request)
     await context.threads.find(party, task.id)
     filename = line(request.query_params, "filename")
+    request.state.cut = True  # what is still on its way when this is refused is not read
     context.attachments.check_size(_announced(request), filename)
     kept = context.attachments.keep(
         _chunks(request), filename=filename, mime_type=request.query_params.get("type")
