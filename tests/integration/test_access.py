@@ -168,6 +168,9 @@ ROUTES: dict[tuple[str, str], tuple[int, int, int, int, int, int]] = {
     ("POST", "/api/worker/stop"): (200, 403, 403, 403, 401, 401),
     ("POST", "/api/links"): (200, 403, 403, 403, 401, 401),
     ("GET", "/api/workspaces"): (200, 200, 200, 403, 401, 401),
+    ("PATCH", "/api/workspaces/{workspace}"): (400, 400, 403, 403, 401, 401),
+    ("DELETE", "/api/workspaces/{workspace}"): (404, 404, 403, 403, 401, 401),
+    ("GET", "/api/workspaces/{workspace}/events"): (400, 400, 403, 400, 401, 401),
     ("GET", "/api/resolve"): (400, 400, 400, 403, 401, 401),
     ("GET", "/api/tasks"): (200, 200, 200, 403, 401, 401),
     ("GET", "/api/tasks/{task}"): (200, 200, 200, 403, 401, 401),
@@ -212,8 +215,10 @@ ask gets 200, or 400 or 404 because something is missing; who may not gets 401 o
 DANGEROUS = {
     ("POST", "/api/tasks/{task}/stop"): "/api/tasks/t_none/stop",
     ("DELETE", "/api/tasks/{task}"): "/api/tasks/t_none",
+    ("DELETE", "/api/workspaces/{workspace}"): "/api/workspaces/none",
+    ("GET", "/api/workspaces/{workspace}/events"): "/api/workspaces/elsewhere/events?after=x",
 }
-"""Asked of a task that is not there, so that the scene stays."""
+"""Asked of what is not there, so that the scene stays; of a stream, so that it does not open."""
 
 
 def test_every_route_stands_in_the_table_and_nothing_else() -> None:

@@ -34,6 +34,7 @@ from claudedo_worker.bus import Bus
 from claudedo_worker.clients import Clients
 from claudedo_worker.database import Database
 from claudedo_worker.foreign import ForeignSessions
+from claudedo_worker.listeners import Listeners
 from claudedo_worker.live import LiveSession
 from claudedo_worker.mailbox import Mailbox, SessionCaller
 from claudedo_worker.mcp_http import McpHttp
@@ -48,6 +49,7 @@ from claudedo_worker.task_tools import TaskTools
 from claudedo_worker.tasks import Tasks
 from claudedo_worker.threads import Party, Threads, session_of
 from claudedo_worker.tokens import Tokens
+from claudedo_worker.workspaces import Workspaces
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +110,8 @@ async def _serve(settings: Settings) -> None:
         bus.subscribe(clients.notice)
         relay = PermissionRelay(store, clients, threads)
         clients.sweeps.append(relay.tidy)
+        listeners = Listeners(store, bus, tokens)
+        bus.subscribe(listeners.notice)
         version = metadata.version("claudedo")
         tasks = Tasks(settings, store, supervisor, mailbox, threads)
         foreign = ForeignSessions(store)
@@ -124,6 +128,8 @@ async def _serve(settings: Settings) -> None:
             tokens=tokens,
             relay=relay,
             mcp=McpHttp(store, clients, relay, version),
+            listeners=listeners,
+            workspaces=Workspaces(store, tasks),
             version=version,
             stop=stop.set,
             url=f"http://{HOST}:{port.getsockname()[1]}",
@@ -157,7 +163,9 @@ async def _serve(settings: Settings) -> None:
             [serving, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED
         )
         server.should_exit = True
-        await clients.stop()  # or its open streams would keep the server waiting
+        # Or their open streams would keep the server waiting.
+        await clients.stop()
+        listeners.stop()
         await serving
 
 

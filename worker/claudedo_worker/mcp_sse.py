@@ -31,17 +31,23 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self, serve: Serve, headers: Mapping[str, str] | None = None, retry: float | None = None
+        self,
+        serve: Serve,
+        headers: Mapping[str, str] | None = None,
+        retry: float | None = None,
+        patience: float | None = PATIENCE,
     ) -> None:
         """`serve` is run while the stream is open; it is cancelled when the stream ends.
 
         `retry`: the seconds that the client is to wait before it opens a lost stream again.
+        `patience` None: a client may leave events unread as long as it stays connected.
         """
         kept = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
         super().__init__(headers={**kept, **(headers or {})})
         del self.headers["content-length"]
         self._serve = serve
         self._retry = retry
+        self._patience = patience
         self._cut = asyncio.Event()
         self._writing = asyncio.Lock()
         self._send: Send | None = None
@@ -50,10 +56,18 @@ class EventStream(Response):
         """End the stream now."""
         self._cut.set()
 
-    async def write(self, event: str, data: str) -> bool:
-        """Send one event; False if the stream is over. A client that does not read is cut off."""
+    async def write(self, event: str, data: str, number: int | None = None) -> bool:
+        """Send one event; False if the stream is over. A client that does not read is cut off.
+
+        `number` is the event's id: what the client names when it comes back.
+        """
+        identity = "" if number is None else f"id: {number}\n"
         lines = "".join(f"data: {line}\n" for line in data.split("\n"))
-        return await self._write(f"event: {event}\n{lines}\n")
+        return await self._write(f"{identity}event: {event}\n{lines}\n")
+
+    async def mark(self, number: int) -> bool:
+        """Have the client name `number` when it comes back, without an event."""
+        return await self._write(f"id: {number}\n\n")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI: open the stream, keep it, end it."""
@@ -89,7 +103,7 @@ class EventStream(Response):
 
     async def _write(self, text: str) -> bool:
         try:
-            async with asyncio.timeout(PATIENCE), self._writing:
+            async with asyncio.timeout(self._patience), self._writing:
                 if self._send is None or self._cut.is_set():
                     return False
                 body = {"type": "http.response.body", "body": text.encode(), "more_body": True}

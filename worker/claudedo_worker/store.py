@@ -125,6 +125,15 @@ class Store:
             raise NotFoundError(f"There is no workspace {workspace_id!r}.")
         return found[0]
 
+    async def find_workspace(self, named: str) -> Workspace:
+        """The project of that id or name. Raises `NotFoundError`."""
+        workspaces = await self.workspaces()
+        for workspace in workspaces:
+            if named in (workspace.id, workspace.name):
+                return workspace
+        known = ", ".join(workspace.name for workspace in workspaces) or "none yet"
+        raise NotFoundError(f"There is no workspace {named!r}; there are: {known}.")
+
     async def workspace_for(self, root: str, name: str) -> Workspace:
         """The project of the repository at `root`, created under a free form of `name` if new."""
         async with self._db.transaction():
@@ -139,11 +148,15 @@ class Store:
         return made
 
     async def rename_workspace(self, workspace: Workspace, name: str) -> Workspace:
-        """Give a project another name. Raises `ConflictError` if it is taken."""
+        """Give a project another name.
+
+        Raises `ConflictError` if it is taken, `NotFoundError` if the project was removed.
+        """
         async with self._db.transaction():
-            if name in {other.name for other in await self.workspaces() if other != workspace}:
+            if name in {one.name for one in await self.workspaces() if one.id != workspace.id}:
                 raise ConflictError(f"There is a workspace {name!r} already.")
-            await self._db.run("rename_workspace", {"id": workspace.id, "name": name})
+            if not await self._db.run("rename_workspace", {"id": workspace.id, "name": name}):
+                raise NotFoundError(f"There is no workspace {workspace.id!r}.")
             event = await self._event("workspace.updated", workspace.id, None, {"name": name})
         self._tell([event])
         return replace(workspace, name=name)
@@ -151,6 +164,10 @@ class Store:
     async def remove_workspace(self, workspace: Workspace) -> None:
         """Forget a project and its tokens. Raises `ConflictError` if it has tasks."""
         async with self._db.transaction():
+            if await self._db.one("task_of_workspace", workspace_id=workspace.id):
+                raise ConflictError(
+                    f"{workspace.name} has got another task meanwhile, so it stays; try again."
+                )
             await self._db.run("delete_workspace", {"id": workspace.id})
             told = {"name": workspace.name}
             event = await self._event("workspace.removed", workspace.id, None, told)
@@ -340,10 +357,15 @@ class Store:
                 changes["since"] = now()
             changed = replace(kept, **changes)
             await self._db.run("update_session", _session_values(changed))
-            event = await self._event(
-                "session.updated", task.workspace_id, task.id, _state(changed)
-            )
-        self._tell([event])
+            events = [
+                await self._event("session.updated", task.workspace_id, task.id, _state(changed))
+            ]
+            if kept.state is SessionState.STARTING and changed.state in _UP:
+                told = {"session_id": changed.id, "name": task.name, "client": _client(changed)}
+                events.append(
+                    await self._event("agent.connected", task.workspace_id, task.id, told)
+                )
+        self._tell(events)
         return changed
 
     async def set_credential(self, session_id: str, hashed: str) -> None:
@@ -923,6 +945,15 @@ def _free_name(name: str, taken: set[str]) -> str:
     while f"{name[:59]}-{number}" in taken:
         number += 1
     return f"{name[:59]}-{number}"
+
+
+_UP = (SessionState.IDLE, SessionState.BUSY)
+"""What a session is that has passed its start-up dialogs."""
+
+
+def _client(session: Session) -> str:
+    """How a client with a token would call itself."""
+    return f"claude-code {session.cli_version}"
 
 
 def _state(session: Session) -> dict[str, Any]:

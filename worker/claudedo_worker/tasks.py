@@ -249,7 +249,7 @@ class Tasks:
         """
         async with self._turn(task):
             if not force:
-                await self._check_no_work(task, saved)
+                await self.check_no_work(task, saved)
             await self._supervisor.stop(task.id)
             trouble = await self._tear_down(task, environ or os.environ, force=force)
             stays = f"; {task.worktree} stays as it is" if task.worktree else ""
@@ -301,8 +301,8 @@ class Tasks:
             limit=self._settings.setup_timeout,
         )
 
-    async def _check_no_work(self, task: Task, saved: str | None) -> None:
-        """Before anything is stopped: refuse what `remove_worktree` would refuse afterwards."""
+    async def check_no_work(self, task: Task, saved: str | None = None) -> None:
+        """Refuse what `remove` would refuse without `force`, before anything is stopped."""
         if not task.made_worktree or not task.worktree:
             return
         try:

@@ -35,6 +35,8 @@ async def test_a_fault_of_our_own_is_a_problem_too_and_goes_on_to_the_log(tmp_pa
         tokens=broken,
         relay=broken,
         mcp=broken,
+        listeners=broken,
+        workspaces=broken,
         version="0",
         stop=lambda: None,
     )

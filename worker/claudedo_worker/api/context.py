@@ -14,6 +14,7 @@ from claudedo_worker.adoption import Adoption
 from claudedo_worker.attachments import Attachments
 from claudedo_worker.bus import Bus
 from claudedo_worker.foreign import ForeignSessions
+from claudedo_worker.listeners import Listeners
 from claudedo_worker.mailbox import Mailbox
 from claudedo_worker.mcp_http import McpHttp
 from claudedo_worker.permission_relay import PermissionRelay
@@ -22,6 +23,7 @@ from claudedo_worker.supervisor import Supervisor
 from claudedo_worker.tasks import Tasks
 from claudedo_worker.threads import PERSON, Party, Threads, session_of
 from claudedo_worker.tokens import Tokens
+from claudedo_worker.workspaces import Workspaces
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,8 @@ class Context:
     tokens: Tokens
     relay: PermissionRelay
     mcp: McpHttp
+    listeners: Listeners
+    workspaces: Workspaces
     version: str
     stop: Callable[[], None]
     url: str = ""

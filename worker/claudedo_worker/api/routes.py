@@ -28,9 +28,11 @@ from claudedo_worker.api import (
     foreign,
     messages,
     service,
+    stream,
     tasks,
     threads,
     tokens,
+    workspaces,
 )
 from claudedo_worker.api.context import Context, Handler
 from claudedo_worker.api.problems import http_problem, problem_response, unexpected
@@ -43,6 +45,7 @@ OURS = PEOPLE | {Kind.SESSION}
 ANYBODY = OURS | {Kind.TOKEN, Kind.NOBODY}
 TERMINAL = frozenset({Kind.PERSON})
 CLIENTS = frozenset({Kind.TOKEN})
+LISTENERS = PEOPLE | CLIENTS
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,10 @@ ROUTES = (
     Rule("GET", "/api/worker/check", service.check, PEOPLE),
     Rule("POST", "/api/worker/stop", service.stop_worker, TERMINAL),
     Rule("POST", "/api/links", service.new_link, TERMINAL),
-    Rule("GET", "/api/workspaces", tasks.workspaces, OURS),
+    Rule("GET", "/api/workspaces", workspaces.list_workspaces, OURS),
+    Rule("PATCH", "/api/workspaces/{workspace}", workspaces.rename_workspace, PEOPLE),
+    Rule("DELETE", "/api/workspaces/{workspace}", workspaces.remove_workspace, PEOPLE),
+    Rule("GET", "/api/workspaces/{workspace}/events", stream.workspace_events, LISTENERS),
     Rule("GET", "/api/resolve", tasks.resolve, OURS),
     Rule("GET", "/api/tasks", tasks.list_tasks, OURS),
     Rule("POST", "/api/tasks", threads.create_task, PEOPLE),
@@ -155,7 +161,9 @@ def _denial(access: Access, rule: Rule) -> ClaudedoError:
         words = "This is for MCP clients with a token: `claudedo token create --mcp-json`."
         return UnauthorizedError(words) if access.kind is Kind.NOBODY else ForbiddenError(words)
     if access.kind is Kind.TOKEN:
-        return ForbiddenError("A token opens `/mcp` of its workspace, and nothing of a person's.")
+        return ForbiddenError(
+            "A token opens `/mcp` and the events of its workspace, and nothing of a person's."
+        )
     if access.kind is Kind.NOBODY:
         return UnauthorizedError("No valid credential: `claudedo open` opens the page anew.")
     if access.kind is Kind.SESSION:

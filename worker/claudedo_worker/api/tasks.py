@@ -30,18 +30,6 @@ from claudedo_worker.api.decode import (
 from claudedo_worker.tasks import StartRequest, Wanted
 
 
-async def workspaces(context: Context, request: Request) -> Response:
-    """All projects."""
-    counts: dict[str, int] = {}
-    for task in await context.store.tasks():
-        counts[task.workspace_id] = counts.get(task.workspace_id, 0) + 1
-    listed = [
-        {"id": w.id, "name": w.name, "root": w.root, "counts": {"tasks": counts.get(w.id, 0)}}
-        for w in await context.store.workspaces()
-    ]
-    return JSONResponse(listed)
-
-
 async def resolve(context: Context, request: Request) -> Response:
     """The task that a person means."""
     query = dict(request.query_params)
@@ -106,9 +94,9 @@ async def restart_task(context: Context, request: Request) -> Response:
 
 async def remove_task(context: Context, request: Request) -> Response:
     """Remove a task with its worktree and branch."""
+    task = await task_of(context, request)
     force = request.query_params.get("force") == "true"
     env = environment(body_of(request)) if request.state.body else None  # a page has none
-    task = await task_of(context, request)
     summary = await context.tasks.remove(task, force=force, environ=env)
     return JSONResponse({"summary": summary})
 

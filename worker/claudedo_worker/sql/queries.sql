@@ -71,6 +71,9 @@ SELECT status, count(*) AS tasks FROM tasks WHERE workspace_id = :workspace_id G
 -- rename_workspace: Give a project another name
 UPDATE workspaces SET name = :name WHERE id = :id;
 
+-- task_of_workspace: Any task of a project
+SELECT id FROM tasks WHERE workspace_id = :workspace_id LIMIT 1;
+
 -- delete_workspace: Remove a project with its tokens; its tasks are gone before
 DELETE FROM workspaces WHERE id = :id;
 
