@@ -232,6 +232,28 @@ class WorkerClient:
         """`{"lines", "next", "ended"}`: the conversation after line `after`."""
         return self._object("GET", _task_path(task, "log"), query={"after": after}, again=True)
 
+    # Workspaces
+
+    def workspaces(self) -> list[Json]:
+        """`{"id", "name", "root", "counts": {"tasks", "sessions"}}` of each, by name."""
+        return self._list("GET", "/api/workspaces")
+
+    def rename_workspace(self, workspace: str, name: str) -> Json:
+        """The workspace of that id or name under another name."""
+        return self._object("PATCH", _workspace_path(workspace), {"name": name}, again=True)
+
+    def remove_workspace(self, workspace: str, *, force: bool = False, tasks: int = 0) -> Json:
+        """Remove it with all that is in it; `{"name", "tasks", "tokens"}` says what that was.
+
+        `tasks`: of how many to await the teardown. Raises `RefusedError`, with nothing removed,
+        while a session runs in it, and without `force` where a worktree holds work of its own.
+        """
+        query = {"force": "true"} if force else {}
+        body = {"env": dict(os.environ)}
+        patience = tasks * self.settings.setup_timeout + LONG_SECONDS
+        path = _workspace_path(workspace)
+        return self._object("DELETE", path, body, query=query, timeout=patience)
+
     # Asks
 
     def asks(self, workspace: str | None = None) -> list[Json]:
@@ -594,6 +616,10 @@ def _task_path(task: str, verb: str = "") -> str:
 
 def _ask_path(ask: str, verb: str = "") -> str:
     return f"/api/asks/{quote(ask, safe='')}" + (f"/{verb}" if verb else "")
+
+
+def _workspace_path(workspace: str) -> str:
+    return f"/api/workspaces/{quote(workspace, safe='')}"
 
 
 def _token_path(token: str, verb: str = "") -> str:

@@ -32,6 +32,7 @@ from claudedo.cli import (
     triage,
     uninstall,
     worker,
+    workspace,
 )
 from claudedo.cli.exits import Exit, status_of
 from claudedo.errors import ClaudedoError
@@ -104,6 +105,7 @@ for group in (start, adopt, task, terminal, ask, triage, message, page, demo, do
     app.add_typer(group.app)
 app.add_typer(worker.app, name="worker", rich_help_panel="Service")
 app.add_typer(token.app, name="token", rich_help_panel="Service")
+app.add_typer(workspace.app, name="workspace", rich_help_panel="Service")
 
 
 def _print_version(wanted: bool) -> None:
