@@ -163,6 +163,7 @@ ROUTES: dict[tuple[str, str], tuple[int, int, int, int, int, int]] = {
     ("GET", "/"): (200, 200, 200, 200, 200, 200),
     ("GET", "/static/{path:path}"): (200, 200, 200, 200, 200, 200),
     ("GET", "/open/{token}"): (401, 401, 401, 401, 401, 401),  # the token is the credential
+    ("GET", "/api/openapi.json"): (200, 200, 200, 200, 401, 401),
     ("GET", "/api/worker"): (200, 200, 200, 403, 401, 401),
     ("GET", "/api/worker/check"): (200, 200, 403, 403, 401, 401),
     ("POST", "/api/worker/stop"): (200, 403, 403, 403, 401, 401),

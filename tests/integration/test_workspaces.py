@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +15,7 @@ from claudedo_worker.store import Store
 from tests.support.holders import Holders, holders
 from tests.support.own_worker import OwnWorker
 from tests.support.records import a_session, a_task
-
-
-def git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", "-c", "user.name=T", "-c", "user.email=t@example.org", *arguments],
-        cwd=folder,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return done.stdout.strip()
+from tests.support.repository import a_repository, a_worktree, git
 
 
 @dataclass
@@ -70,26 +59,6 @@ class Scene:
             config_dir=str(self.held.directory / "claude"),
         )
         self.worker.seed(lambda store: store.add_session(session, hashed("x"), task))
-
-
-def a_repository(folder: Path) -> Path:
-    folder.mkdir()
-    git(folder, "init", "-q", "-b", "main")
-    git(folder, "commit", "-q", "--allow-empty", "-m", "begin")
-    return folder
-
-
-def a_worktree(repository: Path, name: str) -> dict[str, Any]:
-    """What a task knows of a worktree that we made."""
-    place, branch = repository.parent / "trees" / name, f"claudedo/{name}"
-    git(repository, "worktree", "add", "-q", "-b", branch, str(place))
-    return {
-        "repo": str(repository),
-        "worktree": str(place),
-        "branch": branch,
-        "base": git(repository, "rev-parse", "HEAD"),
-        "base_branch": "main",
-    }
 
 
 @pytest.fixture

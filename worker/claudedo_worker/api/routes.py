@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from claudedo import protocol
@@ -27,6 +28,7 @@ from claudedo_worker.api import (
     finish,
     foreign,
     messages,
+    openapi,
     service,
     stream,
     tasks,
@@ -46,6 +48,7 @@ ANYBODY = OURS | {Kind.TOKEN, Kind.NOBODY}
 TERMINAL = frozenset({Kind.PERSON})
 CLIENTS = frozenset({Kind.TOKEN})
 LISTENERS = PEOPLE | CLIENTS
+KNOWN = OURS | CLIENTS
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,19 @@ class Rule:
     streams: bool = False  # the handler reads the body itself, as it comes
 
 
+async def description(context: Context, request: Request) -> Response:
+    """This description, as OpenAPI 3.1."""
+    cookie = context.gate.cookie_name
+    return JSONResponse(await asyncio.to_thread(openapi.document, ROUTES, context.version, cookie))
+
+
 ROUTES = (
     Rule("GET", "/healthz", service.health, ANYBODY),
     Rule("GET", "/readyz", service.health, ANYBODY),
     Rule("GET", "/", service.page, ANYBODY),
     Rule("GET", "/static/{path:path}", service.static, ANYBODY),
     Rule("GET", "/open/{token}", service.open_page, ANYBODY),
+    Rule("GET", "/api/openapi.json", description, KNOWN),
     Rule("GET", "/api/worker", service.worker, OURS),
     Rule("GET", "/api/worker/check", service.check, PEOPLE),
     Rule("POST", "/api/worker/stop", service.stop_worker, TERMINAL),
@@ -121,7 +131,7 @@ def build(context: Context) -> Starlette:
         Route(rule.path, _guarded(context, rule), methods=[rule.method], name=rule.handler.__name__)
         for rule in ROUTES
     ]
-    return Starlette(
+    application = Starlette(
         routes=routes,
         exception_handlers={
             ClaudedoError: problem_response,  # type: ignore[dict-item]  # called with its own class
@@ -129,6 +139,8 @@ def build(context: Context) -> Starlette:
             Exception: unexpected,
         },
     )
+    application.router.redirect_slashes = False
+    return application
 
 
 def _guarded(context: Context, rule: Rule) -> Callable[[Request], Awaitable[Response]]:
