@@ -37,7 +37,7 @@ HELD_EVENTS = frozenset({"PermissionRequest"})
 """Hook events whose answer may take a person any time (docs/claude-cli.md 22.4). The worker is told
 when the client gives one up, and after a reconnect which ones are still waiting."""
 
-LINE_LIMIT = 40 * 1024 * 1024
+LINE_LIMIT = 16 * 1024 * 1024
 """Bytes of one line, both ways, and of what may wait for a reader that does not read."""
 
 CHUNK = 64 * 1024

@@ -194,6 +194,60 @@ def test_by_command_a_question_is_listed_answered_and_shown(scene: Scene) -> Non
     assert "a task for a person" in refused.stderr
 
 
+def call(scene: Scene, url: str, token: str, session: str, tool: str, **given: Any) -> Any:
+    """Call a tool as a client with a token; its structured result."""
+    headers = {
+        "Authorization": f"Bearer {token}",
+        "Accept": "application/json, text/event-stream",
+        "Content-Type": "application/json",
+        **({"Mcp-Session-Id": session} if session else {}),
+    }
+    method, params = "tools/call", {"name": tool, "arguments": given}
+    if not session:
+        about = {"name": "a test", "version": "1"}
+        version = "2025-06-18"
+        method = "initialize"
+        params = {"protocolVersion": version, "capabilities": {}, "clientInfo": about}
+    asked = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+    path = url.partition("/mcp/")[2]
+    answer = scene.worker.ask(
+        "POST", f"/mcp/{path}", asked, port=scene.worker.port, headers=headers
+    )
+    if not session:
+        return answer.headers["mcp-session-id"]
+    return answer.json["result"]["structuredContent"]
+
+
+def test_a_client_with_a_token_asks_works_and_passes_files_by_the_same_tools(scene: Scene) -> None:
+    made = scene.client.create_token({"workspace": "shop", "name": "laptop", "days": 1})
+    session = call(scene, made["url"], made["text"], "", "")
+
+    def use(tool: str, **given: Any) -> Any:
+        return call(scene, made["url"], made["text"], session, tool, **given)
+
+    file = {"filename": "a.txt", "mimeType": "text/plain", "data": "eA=="}
+    asked = use("createTask", title="May I?", body="x", assignee="human", attachments=[file])
+    [ask] = [one for one in scene.client.asks() if one["task"] == asked["task_id"]]
+    scene.client.decide(ask["id"], {"decision": "answer", "text": "You may."})
+    [answer] = use("check_inbox")["messages"]
+    assert (answer["body"], answer["chat_id"]) == ("You may.", asked["task_id"])
+    shown = use("getTask", taskId=asked["task_id"], includeConversation=True)
+    assert shown["status"] == "completed"
+    [given] = shown["attachments"]
+    assert use("downloadAttachment", attachment_id=given["id"]) == file
+
+    order = {"workspace": "shop", "title": "Work", "body": "Do it."}
+    work = scene.client.create_task(order)
+    claimed = use("getTask")
+    assert (claimed["task_id"], claimed["holder"]) == (work["id"], f"token:{made['id']}")
+    assert use("getTask")["task_id"] is None
+    assert use("updateTaskStatus", task_id=work["id"], status="ongoing")["previous"] == "notstarted"
+    assert use("updateTaskStatus", status="ongoing")["code"] == "usage"
+    said = use("reply", chatId=work["id"], text="Done.")
+    assert scene.client.thread(work["id"])[-1]["id"] == said["message_id"]
+    assert use("getWorkspace")["counts"]["ongoing"] >= 1
+
+
 # Files
 
 

@@ -28,7 +28,7 @@ from claudedo_worker import mcp_server
 
 log = logging.getLogger(__name__)
 
-LINE_LIMIT = 40 * 1024 * 1024
+LINE_LIMIT = 16 * 1024 * 1024
 HELD_EVENTS = frozenset({"PermissionRequest"})  # answered by a person (22.4)
 PING_PATIENCE = 10.0
 HELLO_PATIENCE = 10.0

@@ -537,10 +537,14 @@ class Store:
 
     async def _whole(self, messages: Sequence[Message]) -> list[Message]:
         """The messages with what stands in other tables: what they carry, and what they answer."""
+        ids = json.dumps([message.id for message in messages])
+        files: dict[str | None, list[Attachment]] = {}
+        for row in await self._db.all("attachments_of_messages", ids=ids):
+            files.setdefault(row["message_id"], []).append(Attachment(**dict(row)))
         return [
             replace(
                 message,
-                attachments=tuple(await self.attachments_of(message.id)),
+                attachments=tuple(files.get(message.id, ())),
                 response_to=await self._asked(message),
             )
             for message in messages
@@ -615,11 +619,6 @@ class Store:
         if row := await self._db.one("attachment", id=attachment_id):
             return Attachment(**dict(row))
         raise NotFoundError(f"There is no attachment {attachment_id!r}.")
-
-    async def attachments_of(self, message_id: str) -> list[Attachment]:
-        """The files that a message carries."""
-        rows = await self._db.all("attachments_of_message", message_id=message_id)
-        return [Attachment(**dict(row)) for row in rows]
 
     async def attachments_of_task(self, task_id: str) -> list[Attachment]:
         """All files of a task."""

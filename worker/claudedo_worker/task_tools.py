@@ -11,18 +11,26 @@ from collections.abc import Sequence
 from typing import Any
 
 from claudedo import protocol
-from claudedo.errors import NotFoundError, UsageError
+from claudedo.errors import TooLargeError, UsageError
 from claudedo.model import USER, Assignee, Message, Task, TaskStatus
 from claudedo_worker.attachments import Attachments
 from claudedo_worker.store import Store
 from claudedo_worker.threads import Party, Threads
+
+STDIO_ROOM = 11 * 2**20
+"""Bytes of a file that fit, in base64, into one message of a stdio server: a longer message ends
+the connection (docs/claude-cli.md 12.3)."""
 
 
 class TaskTools:
     """The tools about tasks, always as one party."""
 
     def __init__(
-        self, store: Store, threads: Threads, attachments: Attachments, party: Party
+        self,
+        store: Store,
+        threads: Threads,
+        attachments: Attachments,
+        party: Party,
     ) -> None:
         self._store = store
         self._threads = threads
@@ -100,12 +108,15 @@ class TaskTools:
     async def attachment(self, attachment_id: str) -> dict[str, Any]:
         """The bytes of a file that a message carries, in base64.
 
-        Raises `NotFoundError`, also for one out of the party's reach.
+        Raises `NotFoundError`, also for one out of the party's reach, and `TooLargeError` for one
+        that a session must get by command.
         """
-        file = await self._store.attachment(attachment_id)
-        near = {task.id for task in await self._threads.reach(self._party)}
-        if file.task_id not in near or (file.message_id is None and file.party != self._party.id):
-            raise NotFoundError(f"There is no attachment {attachment_id!r}.")
+        file = await self._threads.attachment(self._party, attachment_id)
+        if self._party.task_id and file.size > STDIO_ROOM:
+            raise TooLargeError(
+                f"{file.filename} has {file.size:,} bytes, which is too much for this tool. Run "
+                f"`claudedo attachment {file.id} -o FILE` in the shell to get it."
+            )
         data = base64.b64encode(await self._attachments.read(file)).decode()
         return {"filename": file.filename, "mimeType": file.mime_type, "data": data}
 

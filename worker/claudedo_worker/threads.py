@@ -287,6 +287,17 @@ class Threads:
         _check_may_speak(party, chat)
         return await self._attachments.record(content, chat, party.id)
 
+    async def attachment(self, party: Party, attachment_id: str) -> Attachment:
+        """A file in a thread that `party` reaches; one that is not sent yet only who gave it.
+
+        Raises `NotFoundError`.
+        """
+        file = await self._store.attachment(attachment_id)
+        near = {task.id for task in await self.reach(party)}
+        if file.task_id not in near or (file.message_id is None and file.party != party.id):
+            raise NotFoundError(f"There is no attachment {attachment_id!r}.")
+        return file
+
     async def messages(
         self, party: Party, chat: Task, cursor: str | None, limit: int | None
     ) -> Words:

@@ -19,6 +19,7 @@ from claudedo.errors import (
     NotFoundError,
     RefusedError,
     StorageError,
+    TooLargeError,
     UsageError,
 )
 from claudedo.model import (
@@ -34,6 +35,7 @@ from claudedo.model import (
     TaskStatus,
     Workspace,
 )
+from claudedo_worker import task_tools
 from claudedo_worker import threads as threads_module
 from claudedo_worker.database import Database
 from claudedo_worker.store import Store
@@ -357,6 +359,18 @@ async def test_what_is_uploaded_and_not_sent_is_its_givers_alone(room: Room) -> 
         await room.threads.say(room.other, room.backend, "mine", given=[file.id])
     await room.threads.say(PERSON, room.backend, "yours", given=[file.id])
     assert (await room.tools(room.session).attachment(file.id))["filename"] == "a"
+
+
+async def test_a_file_that_would_end_a_sessions_connection_is_gotten_by_command(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = await room.make(room.client, attachments=[HELLO])
+    [file] = await room.store.attachments_of_task(task.id)
+    monkeypatch.setattr(task_tools, "STDIO_ROOM", file.size - 1)
+
+    with pytest.raises(TooLargeError, match=f"claudedo attachment {file.id} -o FILE"):
+        await room.tools(room.session).attachment(file.id)
+    assert (await room.tools(room.client).attachment(file.id))["data"] == HELLO["data"]
 
 
 # Claims

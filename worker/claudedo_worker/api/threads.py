@@ -8,7 +8,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
 from claudedo import moves, protocol
-from claudedo.errors import NotFoundError, StorageError, UsageError
+from claudedo.errors import StorageError, UsageError
 from claudedo.model import Assignee, Attachment, Task, TaskStatus
 from claudedo_worker.api.context import Context, party_of, task_of
 from claudedo_worker.api.decode import body_of, line, optional, text
@@ -77,10 +77,8 @@ async def upload(context: Context, request: Request) -> Response:
 
 async def download(context: Context, request: Request) -> Response:
     """The bytes of a file, never to be shown by a browser."""
-    file = await context.store.attachment(request.path_params["attachment"])
     party = await party_of(context, request)
-    if file.task_id not in {task.id for task in await context.threads.reach(party)}:
-        raise NotFoundError(f"There is no attachment {file.id!r}.")
+    file = await context.threads.attachment(party, request.path_params["attachment"])
     return _saved(context, file)
 
 

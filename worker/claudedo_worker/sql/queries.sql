@@ -233,8 +233,9 @@ UPDATE attachments SET message_id = :message_id
 -- attachment: One file
 SELECT * FROM attachments WHERE id = :id;
 
--- attachments_of_message: The files that a message carries
-SELECT * FROM attachments WHERE message_id = :message_id ORDER BY created_at, rowid;
+-- attachments_of_messages: The files that some messages carry
+SELECT * FROM attachments WHERE message_id IN (SELECT value FROM json_each(:ids))
+ ORDER BY created_at, rowid;
 
 -- attachments_of_task: All files of a task
 SELECT * FROM attachments WHERE task_id = :task_id ORDER BY created_at, rowid;
