@@ -7,7 +7,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from claudedo.model import Task, Workspace, stamp
+from claudedo_worker.listeners import MOST
 from claudedo_worker.store import Store
 from tests.support.own_worker import PATIENCE, OwnWorker
 from tests.support.records import a_task
@@ -295,6 +296,50 @@ def test_what_is_no_number_is_refused(
         assert listener.status == status
 
 
+def test_only_the_head_of_a_stream_is_answered_at_once(place: Place) -> None:
+    answer = place.worker.ask("HEAD", place.path)
+
+    assert (answer.status, answer.content) == (200, b"")
+    assert answer.headers["content-type"].startswith("text/event-stream")
+
+
+def test_a_token_cannot_listen_without_end(place: Place) -> None:
+    token = place.token()["text"]
+    with ExitStack() as stack:
+        for _ in range(MOST):
+            stack.enter_context(listening(place, token=token)).until_marked()
+        with listening(place, token=token) as one_too_many:
+            assert one_too_many.status == 409
+    # Those are gone as soon as the worker sees it.
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        with listening(place, token=token) as again:
+            if again.status == 200:
+                break
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_client_that_connects_is_told_of(place: Place) -> None:
+    token = place.token()
+    with listening(place) as listener:
+        listener.until_marked()
+        params = {
+            "protocolVersion": "2025-06-18",
+            "capabilities": {},
+            "clientInfo": {"name": "editor", "version": "7"},
+        }
+        body = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params}
+        headers = {"Authorization": f"Bearer {token['text']}"}
+        answer = place.worker.ask("POST", "/mcp/shop", body, port=place.port, headers=headers)
+        assert answer.status == 200, answer
+        [event] = listener.take(1)
+
+    assert event.name == "agent.connected"
+    assert event.data["payload"]["client"] == "editor 7"
+    assert event.data["payload"]["token_id"] == token["id"]
+
+
 def test_an_unknown_workspace_is_not_found(place: Place) -> None:
     answer = place.worker.ask("GET", "/api/workspaces/none/events")
 
@@ -368,7 +413,7 @@ def test_a_removed_workspace_says_so_and_hangs_up(place: Place) -> None:
 def test_a_worker_that_ends_hangs_up_at_once_and_the_next_goes_on_from_there(
     place: Place,
 ) -> None:
-    with listening(place) as listener:
+    with listening(place) as listener, listening(place, "?after=0"):  # the second reads nothing
         last = listener.until_marked()
         seconds = place.worker.end()
         listener.ended()

@@ -16,7 +16,7 @@ from contextlib import suppress
 from datetime import datetime
 
 from claudedo import protocol
-from claudedo.errors import ClaudedoError
+from claudedo.errors import ClaudedoError, RefusedError
 from claudedo.model import Event, Token, Workspace, now
 from claudedo_worker.bus import Bus
 from claudedo_worker.mcp_sse import EventStream
@@ -31,6 +31,9 @@ LOST = "events.lost"
 LOOK = 20.0
 """Seconds after which a token is looked at again though nothing was said of it."""
 
+MOST = 32
+"""So many streams one token may have open at once."""
+
 WAIT, PAUSE = 60.0, 1.0
 
 
@@ -41,7 +44,7 @@ class Listeners:
         self._store = store
         self._bus = bus
         self._tokens = tokens
-        self._streams: set[EventStream] = set()
+        self._streams: dict[EventStream, str | None] = {}  # and the token's id
         self._token_news = asyncio.Event()
 
     def notice(self, event: Event) -> None:
@@ -60,17 +63,21 @@ class Listeners:
     ) -> EventStream:
         """A stream of what was told of a workspace after number `after`, and of what will be.
 
-        `shown` is the digest of the text of `token`, for as long as which it lives.
+        `shown` is the digest of the text of `token`, for as long as which it lives. Raises
+        `RefusedError` if the token has `MOST` already.
         """
+        who = token.id if token else None
+        if who and list(self._streams.values()).count(who) >= MOST:
+            raise RefusedError(f"This token listens {MOST} times already; end one of them first.")
 
         async def serve(stream: EventStream) -> None:
-            self._streams.add(stream)
+            self._streams[stream] = who
             watch = self._watch(stream, token, shown) if token else None
             watching = asyncio.create_task(watch) if watch else None
             try:
                 await self._tell(stream, workspace.id, after)
             finally:
-                self._streams.discard(stream)
+                del self._streams[stream]
                 if watching:
                     watching.cancel()
 

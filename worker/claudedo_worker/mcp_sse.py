@@ -73,6 +73,9 @@ class EventStream(Response):
         """ASGI: open the stream, keep it, end it."""
         headers = self.raw_headers
         await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
+        if scope["method"] == "HEAD":
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            return
         self._send = send
         advice = "" if self._retry is None else f"retry: {self._retry * 1000:.0f}\n"
         await self._write(f"{advice}: open\n\n")  # the headers go out with it
