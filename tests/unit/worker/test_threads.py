@@ -533,6 +533,28 @@ async def test_who_speaks_without_end_is_refused_and_the_person_never(room: Room
         await room.threads.say(PERSON, room.frontend, str(number))
 
 
+async def test_what_a_delivery_looks_at_does_not_grow_with_the_thread(room: Room) -> None:
+    values = {"task_id": "t", "thread_id": "t", "place": 1, "limit": 1, "id": "m", "at": ""}
+    values |= {"party": "token:k_1", "sender": "s", "key": "k"}
+    plans = {
+        "pending": ["SEARCH task_messages USING INDEX undelivered (task_id=?)"],
+        "deliverable": ["SEARCH task_messages USING INDEX undelivered (task_id=?)"],
+        "halting": ["SEARCH task_messages USING INDEX halting (task_id=?)"],
+        "read_messages": ["SEARCH task_messages USING INDEX unanswered (task_id=?)"],
+        "message_by_key": ["SEARCH task_messages USING INDEX sqlite_autoindex_task_messages_2"],
+        "mark_read": ["SEARCH said USING INDEX inbox (task_id=? AND created_at>?)"],
+    }
+    statements = room.store._db._statements
+    for name, wanted in plans.items():
+        given = {key: value for key, value in values.items() if f":{key}" in statements[name]}
+        explained = "EXPLAIN QUERY PLAN " + statements[name]
+        rows = await room.store._db._reader.execute_fetchall(explained, given)
+        steps = [str(row["detail"]) for row in rows]
+        assert not [step for step in steps if step.startswith("SCAN task_messages")], (name, steps)
+        for step in wanted:
+            assert [one for one in steps if one.startswith(step)], (name, steps)
+
+
 # The end of tasks
 
 

@@ -24,6 +24,11 @@ ALTER TABLE task_messages ADD COLUMN thread_id TEXT;
 ALTER TABLE task_messages ADD COLUMN party TEXT;
 
 CREATE INDEX thread ON task_messages (thread_id) WHERE thread_id IS NOT NULL;
+-- What a delivery looks at must not grow with what was said before.
+CREATE INDEX undelivered ON task_messages (task_id) WHERE delivered_at IS NULL OR forgotten = 1;
+CREATE INDEX halting ON task_messages (task_id, created_at) WHERE priority = 'halt' AND read_at IS NULL;
+CREATE INDEX unanswered ON task_messages (task_id)
+    WHERE sender = 'user' AND read_at IS NOT NULL AND answered_at IS NULL;
 CREATE INDEX mail_of_party ON task_messages (party) WHERE party IS NOT NULL;
 
 CREATE TABLE attachments (

@@ -358,11 +358,11 @@ UPDATE task_messages
                                           AND task_messages.sender IN ('user', 'task:' || reply.task_id))
                            OR (task_messages.sender = 'user' AND EXISTS
                                (SELECT 1 FROM task_messages AS said
-                                 WHERE said.sender = 'task:' || task_messages.task_id
-                                   AND said.party = 'user'
-                                   AND coalesce(said.thread_id, said.task_id)
+                                 WHERE said.task_id
                                        = coalesce(task_messages.thread_id, task_messages.task_id)
-                                   AND said.created_at > task_messages.delivered_at))
+                                   AND said.created_at > task_messages.delivered_at
+                                   AND said.party = 'user'
+                                   AND +said.sender = 'task:' || task_messages.task_id))
                           THEN :at ELSE answered_at END
  WHERE id = :id AND delivered_at IS NOT NULL AND forgotten = 0 AND read_at IS NULL;
 
