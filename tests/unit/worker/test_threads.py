@@ -541,6 +541,8 @@ async def test_what_a_delivery_looks_at_does_not_grow_with_the_thread(room: Room
         "deliverable": ["SEARCH task_messages USING INDEX undelivered (task_id=?)"],
         "halting": ["SEARCH task_messages USING INDEX halting (task_id=?)"],
         "read_messages": ["SEARCH task_messages USING INDEX unanswered (task_id=?)"],
+        "thread_before": ["SEARCH task_messages USING INDEX spoken (<expr>=? AND rowid<?)"],
+        "thread_after": ["SEARCH task_messages USING INDEX spoken (<expr>=? AND rowid>?)"],
         "message_by_key": ["SEARCH task_messages USING INDEX sqlite_autoindex_task_messages_2"],
         "mark_read": ["SEARCH said USING INDEX inbox (task_id=? AND created_at>?)"],
     }

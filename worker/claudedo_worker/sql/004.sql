@@ -29,6 +29,7 @@ CREATE INDEX undelivered ON task_messages (task_id) WHERE delivered_at IS NULL O
 CREATE INDEX halting ON task_messages (task_id, created_at) WHERE priority = 'halt' AND read_at IS NULL;
 CREATE INDEX unanswered ON task_messages (task_id)
     WHERE sender = 'user' AND read_at IS NOT NULL AND answered_at IS NULL;
+CREATE INDEX spoken ON task_messages (coalesce(thread_id, task_id));
 CREATE INDEX mail_of_party ON task_messages (party) WHERE party IS NOT NULL;
 
 CREATE TABLE attachments (

@@ -195,20 +195,20 @@ SELECT task_messages.*, tasks.name AS recipient
 -- thread_before: What was said in a task's own thread before a place, newest first
 SELECT task_messages.*, tasks.name AS recipient, task_messages.rowid AS place
   FROM task_messages JOIN tasks ON tasks.id = task_messages.task_id
- WHERE (thread_id = :task_id OR (thread_id IS NULL AND task_messages.task_id = :task_id))
+ WHERE coalesce(thread_id, task_messages.task_id) = :task_id
    AND task_messages.rowid < :place
  ORDER BY task_messages.rowid DESC LIMIT :limit;
 
 -- thread_after: The same after a place, oldest first
 SELECT task_messages.*, tasks.name AS recipient, task_messages.rowid AS place
   FROM task_messages JOIN tasks ON tasks.id = task_messages.task_id
- WHERE (thread_id = :task_id OR (thread_id IS NULL AND task_messages.task_id = :task_id))
+ WHERE coalesce(thread_id, task_messages.task_id) = :task_id
    AND task_messages.rowid > :place
  ORDER BY task_messages.rowid LIMIT :limit;
 
 -- read_messages: The person's messages of a thread that its session read and did not answer
 SELECT id FROM task_messages
- WHERE coalesce(thread_id, task_id) = :thread_id AND task_id = :task_id AND sender = 'user'
+ WHERE +coalesce(thread_id, task_id) = :thread_id AND task_id = :task_id AND sender = 'user'
    AND read_at IS NOT NULL AND answered_at IS NULL;
 
 -- mail_of: What a party that is no session of ours has to act on and did not confirm: halt first,
