@@ -12,6 +12,7 @@ from typing import Any
 from claudedo.model import (
     USER,
     Ask,
+    AskKind,
     Assignee,
     Attachment,
     Event,
@@ -175,6 +176,7 @@ def ask_json(ask: Ask, task: Task) -> dict[str, Any]:
         "input": ask.input,
         "suggestions": list(ask.suggestions),
         "agent": ask.agent,
+        "editable": ask.kind is AskKind.PERMISSION and ask.session_id is not None,
         "creator": task.creator,
         "opened_at": ask.opened_at,
         "closed_at": ask.closed_at,
