@@ -10,7 +10,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from claudedo.errors import NotFoundError, UsageError
+from claudedo.errors import UsageError
 from claudedo.model import Token, Workspace, check_name
 from claudedo_worker import git
 from claudedo_worker.api.context import Context
@@ -60,10 +60,7 @@ async def revoke_token(context: Context, request: Request) -> Response:
 async def workspace_of(context: Context, data: Mapping[str, Any]) -> Workspace:
     """The workspace that is named, else the one of the repository at `cwd`, made if it is new."""
     if named := optional(data, "workspace"):
-        for workspace in await context.store.workspaces():
-            if named in (workspace.id, workspace.name):
-                return workspace
-        raise NotFoundError(f"There is no workspace {named!r}.")
+        return await context.store.find_workspace(named)
     main = (await git.discover(Path(line(data, "cwd")))).main
     return await context.store.workspace_for(str(main), check_name(name_from(main.name)))
 
