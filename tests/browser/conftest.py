@@ -6,11 +6,28 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import pytest
-from playwright.async_api import async_playwright, expect
+from playwright.async_api import Browser, async_playwright, expect
 
 from tests.browser.desk import Desk
 from tests.browser.fake_worker import FakeWorker
 from tests.support.browser import ARGUMENTS, require_chromium
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """One loop for all tests, so that they can share a browser."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    chromium = require_chromium()
+    async with async_playwright() as playwright:
+        launched = await playwright.chromium.launch(
+            executable_path=chromium, args=list(ARGUMENTS), headless=True
+        )
+        yield launched
+        await launched.close()
 
 
 @pytest.fixture
@@ -20,12 +37,7 @@ async def worker() -> AsyncIterator[FakeWorker]:
 
 
 @pytest.fixture
-async def desk(worker: FakeWorker) -> AsyncIterator[Desk]:
-    chromium = require_chromium()
+async def desk(worker: FakeWorker, browser: Browser) -> AsyncIterator[Desk]:
     expect.set_options(timeout=15_000)
-    async with async_playwright() as playwright, AsyncExitStack() as stack:
-        browser = await playwright.chromium.launch(
-            executable_path=chromium, args=list(ARGUMENTS), headless=True
-        )
-        stack.push_async_callback(browser.close)
+    async with AsyncExitStack() as stack:
         yield Desk(browser, worker, stack)

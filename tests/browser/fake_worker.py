@@ -293,6 +293,7 @@ class FakeWorker:
                 Route("/api/messages/{message}", self._show_message),
                 Route("/api/tasks/{task}/status", self._move, methods=["POST"]),
                 Route("/api/tasks/{task}/history", self._history),
+                Route("/api/tasks/{task}/stop", self._stop_task, methods=["POST"]),
                 Route("/api/tasks/{task}/attachments", self._upload, methods=["POST"]),
                 Route("/api/attachments/{file}", self._download),
                 Route("/api/asks", self._list_asks),
@@ -351,6 +352,10 @@ class FakeWorker:
             await self.queue(task["id"], data["words"])
         await self.announce("status.updated", task["id"], status=data["status"])
         return JSONResponse({"id": task["id"], "status": task["status"], "moves": moves_of(task)})
+
+    async def _stop_task(self, request: Request) -> Response:
+        await self.change_session(request.path_params["task"], session("stopped"))
+        return JSONResponse({"stopped": True})
 
     async def _history(self, request: Request) -> Response:
         return self._refused(request) or JSONResponse(

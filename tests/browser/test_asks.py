@@ -21,7 +21,7 @@ RULE = {
 
 
 def card(page: Page, title: str) -> Locator:
-    return page.get_by_role("article").filter(has_text=title)
+    return page.locator(".ask").filter(has_text=title)
 
 
 def button(place: Locator, name: str) -> Locator:

@@ -6,7 +6,7 @@ import pytest
 from playwright.async_api import expect
 
 from tests.browser.desk import HOSTILE, Desk
-from tests.browser.fake_worker import ago
+from tests.browser.fake_worker import ago, session
 
 pytestmark = [pytest.mark.anyio, pytest.mark.browser]
 
@@ -28,7 +28,7 @@ async def test_the_switch_shows_one_workspace_and_its_asks_and_is_kept(desk: Des
 async def test_a_workspace_is_renamed_and_deleted_only_when_its_name_was_typed(desk: Desk) -> None:
     for name in ("shop", "billing"):
         desk.worker.add_workspace(name)
-        desk.worker.add_task(f"in-{name}", workspace=name)
+        desk.worker.add_task(f"in-{name}", workspace=name, session=session("idle"))
     page = await desk.open("workspaces")
     await page.get_by_role("button", name="Rename shop").click()
     await page.get_by_label("New name").fill("billing")
@@ -37,6 +37,7 @@ async def test_a_workspace_is_renamed_and_deleted_only_when_its_name_was_typed(d
     await page.get_by_label("New name").fill("store")
     await page.get_by_role("button", name="Rename", exact=True).click()
     await page.get_by_role("button", name="Delete billing").click()
+    await page.get_by_role("button", name="End 1 session").click()
     delete = page.get_by_role("button", name="Delete all of it")
     await page.get_by_label("Type billing to confirm").fill("bill")
     await expect(delete).to_be_disabled()

@@ -16,6 +16,7 @@ import { Age, clockOf } from "./time.js";
 const STILL_MS = 400;
 const DIFF_LINES = 4000; // more are shown without colours
 const EDITS = ["Edit", "MultiEdit", "NotebookEdit", "Write"];
+const TASK_WORDS = { allowed: "completed", denied: "rejected" };
 const DECIDED = { user: "here or by command", terminal: "in its terminal" };
 
 /** All asks of the shown workspaces. */
@@ -128,7 +129,8 @@ function focusNext(id) {
 /** What became of it, and whether that was what is said here. */
 function Verdict({ ask, mine, error }) {
   const where = DECIDED[ask.decided_by];
-  const who = mine ? `You ${ask.outcome} this` : `${capital(ask.outcome ?? "gone")} ${where}`;
+  const word = (ask.kind === "task" && TASK_WORDS[ask.outcome]) || (ask.outcome ?? "gone");
+  const who = mine ? `You ${word} this` : `${capital(word)} ${where}`;
   const said = ask.outcome === "gone" || !where
     ? "Gone: the session went on or ended without an answer."
     : `${who}, ${clockOf(ask.closed_at)}.`;

@@ -39,6 +39,12 @@ export async function deleteWorkspace(id, force) {
   refreshAll();
 }
 
+/** Ends the sessions of a workspace's tasks; their conversations can be continued. */
+export async function stopSessions(taskIds) {
+  for (const id of taskIds) await ask("POST", pathOf("tasks", id, "stop"), {});
+  refreshWorkspaces();
+}
+
 export async function revokeToken(id) {
   await ask("DELETE", pathOf("tokens", id));
   refreshTokens();

@@ -4,9 +4,9 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { ApiError } from "./api.js";
 import { plural } from "./counts.js";
-import { deleteWorkspace, renameWorkspace, revokeToken } from "./deeds.js";
+import { deleteWorkspace, renameWorkspace, revokeToken, stopSessions } from "./deeds.js";
 import { html } from "./html.js";
-import { isShown, problems, tokens, workspaces } from "./store.js";
+import { isShown, problems, tasks, tokens, workspaces } from "./store.js";
 import { Age, momentOf } from "./time.js";
 
 export function Workspaces() {
@@ -69,17 +69,32 @@ function Workspace({ one }) {
     ${open === "rename" && html`<${Named} label="New name" button="Rename" first=${one.name}
       busy=${busy} ready=${(text) => text && text !== one.name}
       go=${(text) => act(() => renameWorkspace(one.id, text))} />`}
-    ${open === "delete" && html`<p>This ends its sessions and deletes its ${
-        plural(one.counts?.tasks ?? 0, "task")} with
-        worktrees, threads, files and tokens. The repository stays.</p>
-      <${Named} label=${`Type ${one.name} to confirm`} button="Delete all of it" danger=${true}
-        busy=${busy} ready=${(text) => text === one.name}
-        go=${() => act(() => deleteWorkspace(one.id, false))} />`}
+    ${open === "delete" && html`<${Deletion} one=${one} busy=${busy} error=${error} act=${act}
+      run=${run} />`}
     ${error && html`<p class="bad" role="alert">${error.message}</p>`}
-    ${open === "delete" && error?.code === "refused" && html`<p><button type="button" class="danger"
-      disabled=${busy} onClick=${() => act(() => deleteWorkspace(one.id, true))}
-      >Delete it all the same</button></p>`}
   </li>`;
+}
+
+const RUNNING = ["starting", "idle", "busy", "waiting"];
+
+/** What a deletion takes: no session that runs, the name, and a second word if work is lost. */
+function Deletion({ one, busy, error, act, run }) {
+  const running = [...tasks.value.values()].filter((task) =>
+    task.workspace === one.name && RUNNING.includes(task.session?.state));
+  if (running.length > 0) {
+    return html`<p>Its sessions must be ended first.${" "}
+      <button type="button" disabled=${busy} onClick=${() =>
+        run(() => stopSessions(running.map((task) => task.id)))}>End ${
+        plural(running.length, "session")}</button></p>`;
+  }
+  return html`<p>This deletes its ${plural(one.counts?.tasks ?? 0, "task")} with worktrees, threads,
+      files and tokens. The repository stays.</p>
+    <${Named} label=${`Type ${one.name} to confirm`} button="Delete all of it" danger=${true}
+      busy=${busy} ready=${(text) => text === one.name}
+      go=${() => act(() => deleteWorkspace(one.id, false))} />
+    ${error?.code === "refused" && html`<p><button type="button" class="danger" disabled=${busy}
+      onClick=${() => act(() => deleteWorkspace(one.id, true))}
+      >Delete it all the same</button></p>`}`;
 }
 
 /** A name to be typed, and what it is for. */
