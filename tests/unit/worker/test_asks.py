@@ -353,8 +353,9 @@ async def test_a_call_that_is_cancelled_before_it_is_stored_is_closed_all_the_sa
     await asyncio.sleep(0.01)
     described.set()
     with anyio.fail_after(10):
-        while not (asks := await stage.room.store.asks_of_session(stage.room.session.id)):
+        while not stage.asks._held:  # stored, and known to the watch
             await asyncio.sleep(0.001)
+    asks = await stage.room.store.asks_of_session(stage.room.session.id)
 
     await stage.step(state=BUSY)
     await stage.step(3, state=BUSY)
