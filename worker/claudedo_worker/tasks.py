@@ -92,6 +92,13 @@ class TakeOver(StartRequest):
     end: Callable[[], Awaitable[None]]
 
 
+_PLACE = (
+    *("repo", "worktree", "branch", "base", "base_branch", "made_worktree", "made_branch"),
+    *("launch", "recipe"),
+)
+"""What a task that was made without a place to work in gets when it is started."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Draft:
     """A task of a `start` that passed every check: existing, or about to be made."""
@@ -191,7 +198,8 @@ class Tasks:
             if not draft.exists:
                 await self._store.add_task(draft.task)
             elif draft.taken_on:
-                await self._store.change_task(draft.task)
+                place = {name: getattr(draft.task, name) for name in _PLACE}
+                await self._store.change_task(draft.task, **place)
                 if draft.task.holder:
                     await self._store.release_task(draft.task)
                 await self._threads.move(PERSON, draft.task, TaskStatus.ONGOING)
@@ -391,18 +399,7 @@ class Tasks:
         _check_startable(task)
         draft = await self._anew(request, wanted, wish)
         made = draft.task
-        task = replace(
-            task,
-            repo=made.repo,
-            worktree=made.worktree,
-            branch=made.branch,
-            base=made.base,
-            base_branch=made.base_branch,
-            made_worktree=made.made_worktree,
-            made_branch=made.made_branch,
-            launch=made.launch,
-            recipe=made.recipe,
-        )
+        task = replace(task, **{name: getattr(made, name) for name in _PLACE})
         return replace(draft, task=task, exists=True, taken_on=True)
 
     async def _anew(self, request: StartRequest, wanted: Wanted, wish: Intent) -> Draft:
