@@ -186,6 +186,7 @@ async def test_what_was_asked_or_decided_while_away_is_there_after_reconnecting(
     desk.worker.replays = False
     task = desk.worker.add_task("api")
     before = desk.worker.add_ask(task, title="Bash: before")
+    forgotten = desk.worker.add_ask(task, title="Bash: forgotten")
     page = await desk.open()
     await expect(card(page, "before")).to_be_visible()
     await desk.worker.stop()
@@ -194,9 +195,11 @@ async def test_what_was_asked_or_decided_while_away_is_there_after_reconnecting(
     await expect(card(page, "before").get_by_role("alert")).to_contain_text("cannot be reached")
     await desk.worker.close_ask(before, "allowed", "terminal")
     desk.worker.add_ask(task, title="Bash: meanwhile")
+    del desk.worker.asks[forgotten]
     await desk.worker.start()
     await expect(card(page, "meanwhile")).to_be_visible()
     await expect(card(page, "before")).to_contain_text("Allowed in its terminal")
+    await expect(card(page, "forgotten")).to_contain_text("Gone")
     await expect(page).to_have_title("(1) claudedo")
 
 

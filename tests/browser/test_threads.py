@@ -137,7 +137,12 @@ async def test_a_task_is_made_and_a_persons_task_is_a_thread_with_who_asked(desk
 async def test_use_failures_and_other_sessions_are_told_and_hostile_names_are_inert(
     desk: Desk,
 ) -> None:
-    used = {"requests": 2, "input_tokens": 500, "output_tokens": 2500, "cache_read_tokens": 9500}
+    used: dict[str, Any] = {
+        "requests": 2,
+        "input_tokens": 500,
+        "output_tokens": 2500,
+        "cache_read_tokens": 9500,
+    }
     used |= {"cache_creation_tokens": 0, "context_tokens": 84_000, "model": "m"}
     resting = session("idle", usage=used | {"cost_usd": 0.5})
     payload = HOSTILE[0]
