@@ -381,7 +381,10 @@ class FakeWorker:
         return self._refused(request) or JSONResponse(still)
 
     async def _show_ask(self, request: Request) -> Response:
-        return self._refused(request) or JSONResponse(self.asks[request.path_params["ask"]])
+        if refused := self._refused(request):
+            return refused
+        ask = self.asks.get(request.path_params["ask"])
+        return JSONResponse(ask) if ask else problem(404, "not_found")
 
     async def _decide(self, request: Request) -> Response:
         ask, data = self.asks[request.path_params["ask"]], await request.json()

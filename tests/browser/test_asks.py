@@ -18,6 +18,17 @@ RULE = {
     "destination": "localSettings",
     "rules": [{"toolName": "Bash", "ruleContent": "make:*"}],
 }
+CLICK_AS_IT_MOVES = """
+() => {
+  const allow = document.querySelectorAll(".ask")[1].querySelector("button.send");
+  new MutationObserver((_, observer) => {
+    if (!document.querySelector('.ask[data-closed="true"]')) return;
+    observer.disconnect();
+    allow.click();
+    document.body.dataset.clicked = "yes";
+  }).observe(document.body, { subtree: true, attributes: true, childList: true });
+}
+"""
 
 
 def card(page: Page, title: str) -> Locator:
@@ -180,12 +191,28 @@ async def test_an_ask_closes_at_once_wherever_it_is_decided_and_says_who_was_fir
     await expect(page).to_have_title("api · claudedo")
 
 
+async def test_a_click_on_its_way_does_not_decide_the_ask_that_moved_under_it(desk: Desk) -> None:
+    task = desk.worker.add_task("api")
+    first = desk.worker.add_ask(task, title="Bash: first")
+    desk.worker.add_ask(task, title="Bash: second")
+    page = await desk.open()
+    await expect(card(page, "second")).to_be_visible()
+    await page.evaluate(CLICK_AS_IT_MOVES)
+    await desk.worker.close_ask(first, "denied", "terminal")
+    await expect(page.locator("[data-clicked]")).to_have_count(1)
+    await page.wait_for_timeout(500)
+    assert desk.worker.decisions == []
+    await button(card(page, "second"), "Allow").click()
+    await expect(card(page, "second")).to_contain_text("You allowed this")
+
+
 async def test_what_was_asked_or_decided_while_away_is_there_after_reconnecting(
     desk: Desk,
 ) -> None:
     desk.worker.replays = False
     task = desk.worker.add_task("api")
     before = desk.worker.add_ask(task, title="Bash: before")
+    forgotten = desk.worker.add_ask(task, title="Bash: forgotten")
     page = await desk.open()
     await expect(card(page, "before")).to_be_visible()
     await desk.worker.stop()
@@ -194,9 +221,11 @@ async def test_what_was_asked_or_decided_while_away_is_there_after_reconnecting(
     await expect(card(page, "before").get_by_role("alert")).to_contain_text("cannot be reached")
     await desk.worker.close_ask(before, "allowed", "terminal")
     desk.worker.add_ask(task, title="Bash: meanwhile")
+    del desk.worker.asks[forgotten]
     await desk.worker.start()
     await expect(card(page, "meanwhile")).to_be_visible()
     await expect(card(page, "before")).to_contain_text("Allowed in its terminal")
+    await expect(card(page, "forgotten")).to_contain_text("Gone")
     await expect(page).to_have_title("(1) claudedo")
 
 

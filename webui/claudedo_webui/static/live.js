@@ -130,7 +130,10 @@ const requestReceipts = perId((id) => load(`message:${id}`,
   `${pathOf("messages", id)}?rung=stored&wait=0`, (message) => putReceipts(id, message)));
 
 const requestAsks = gathered(() => load("asks", "/api/asks", (list) => {
-  for (const id of putAsks(list)) requestAsk(id);
+  for (const id of putAsks(list)) {
+    closeAsk(id, { outcome: null, decided_by: null }); // it is not open; how it ended comes next
+    requestAsk(id);
+  }
 }));
 const requestAsk = perId((id) => load(`ask:${id}`, pathOf("asks", id), (ask) => {
   if (ask.closed_at) closeAsk(id, ask);

@@ -73,7 +73,7 @@ function Heading({ task }) {
 function Failure({ failure, session }) {
   if (!failure) return null;
   const onward = failure.continues_at ? "" : " It does not continue by itself.";
-  return html`<p class="failure" role="status"><strong>${failureOf(session)}.</strong>
+  return html`<p class="failure" role="status"><strong>${failureOf(session)}.</strong>${" "}
     <bdi>${failure.text}</bdi>${onward}</p>`;
 }
 

@@ -139,8 +139,8 @@ function Token({ one }) {
     ${sure && one.valid && html`<p>Who is connected with it is cut off at once, for good.${" "}
       <button type="button" class="danger" disabled=${busy} onClick=${() =>
         run(() => revokeToken(one.id))}>Revoke it</button></p>`}
-    ${one.valid && html`<p class="muted">A new text for it:${" "}
-      <code>claudedo token rotate ${one.id} --mcp-json</code></p>`}
+    ${one.valid && html`<p class="muted">A new text for it:
+      <code class="block">claudedo token rotate ${one.id} --mcp-json</code></p>`}
     ${error && html`<p class="bad" role="alert">${error.message}</p>`}
   </li>`;
 }
