@@ -136,6 +136,7 @@ def test_a_session_of_somebodys_own_is_listed_forked_and_taken_over_with_its_con
     assert (again.returncode, "taken" in again.stderr) == (5, True)
 
 
+@pytest.mark.one_claude
 def test_a_conversation_that_ended_goes_on_in_a_worktree_also_after_a_restart(
     world: World,
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 from claudedo.demo.model import Sequence, Text, ToolUse
 from tests.support.world import COMMAND, PATIENCE, World
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.one_claude]
 
 
 def touch(name: str) -> ToolUse:

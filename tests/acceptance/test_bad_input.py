@@ -136,6 +136,7 @@ def test_a_claude_that_cannot_be_used_is_named(
     assert place.json("ls") == []
 
 
+@pytest.mark.one_claude
 def test_a_claude_that_fails_while_starting_is_quoted_and_the_prompt_is_kept(
     place: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -325,6 +326,7 @@ def test_a_worker_of_another_version_is_named_and_can_be_stopped(
 # With a real `claude`
 
 
+@pytest.mark.one_claude
 def test_a_very_long_state_directory_with_spaces_and_unicode_is_as_good_as_any(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,6 +344,7 @@ def test_a_very_long_state_directory_with_spaces_and_unicode_is_as_good_as_any(
     assert list((long / "sessions").iterdir()) == []
 
 
+@pytest.mark.one_claude
 def test_a_claude_without_a_login_is_never_said_to_have_read_a_message(world: World) -> None:
     del world.environment["ANTHROPIC_API_KEY"]
     world.run("start", "backend", "--permission-mode", "default")
@@ -358,6 +361,7 @@ def test_a_claude_without_a_login_is_never_said_to_have_read_a_message(world: Wo
 # Last, because it takes its minute beside all the others
 
 
+@pytest.mark.one_claude
 def test_a_claude_that_shows_nothing_is_left_to_the_person_after_a_minute(
     hanging: subprocess.Popen[str],
 ) -> None:

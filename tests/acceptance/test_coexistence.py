@@ -176,6 +176,7 @@ def test_everything_the_person_set_up_works_in_a_session(world: World) -> None:
     world.wait_for(lambda: mine.trace("status"), "the status line did not run")
 
 
+@pytest.mark.one_claude
 def test_a_session_leaves_what_a_bare_claude_leaves_and_no_more(world: World) -> None:
     mine = Belongings(world)
     at_first = _files(world.home)

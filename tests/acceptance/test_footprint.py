@@ -12,7 +12,7 @@ from claudedo.demo.home import API_KEY
 from claudedo.demo.model import Sequence, Text, ToolUse
 from tests.support.world import World
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.one_claude]
 
 MIB = 2**20
 LIMITS = {"holder.py": 12 * MIB, "bridge.py": 15 * MIB, "shim.py": 15 * MIB}

@@ -18,7 +18,7 @@ from claudedo.demo.home import API_KEY
 from claudedo.demo.model import Sequence, Text, ToolUse
 from tests.support.world import COMMAND, PATIENCE, World
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.one_claude]
 
 LINGERING = "import time; time.sleep(301)"
 

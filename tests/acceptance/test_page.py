@@ -14,7 +14,7 @@ from tests.support.browser import ARGUMENTS, require_chromium
 from tests.support.claude_home import claude_params, require_claude
 from tests.support.world import World
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.browser]
+pytestmark = [pytest.mark.acceptance, pytest.mark.browser, pytest.mark.one_claude]
 
 BOUND = 60_000  # milliseconds
 

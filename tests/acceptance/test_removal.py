@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.world import World
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.one_claude]
 
 
 def test_rm_refuses_each_kind_of_work_by_name_and_leaves_task_and_session_alone(

@@ -19,7 +19,7 @@ import typer
 from claudedo.demo.model import Answer, Sequence, Text, ToolResult, ToolUse
 from tests.support.world import World
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.one_claude]
 
 PROJECT = Path(__file__).parents[2]
 CHECK, SEND = "mcp__claudedo__check_inbox", "mcp__claudedo__send_to_peer"
