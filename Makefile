@@ -10,8 +10,8 @@ CLAUDE_VERSIONS := 2.1.197 2.1.330
 PYTHON ?=
 export PYTHON
 ARGS ?=
-# Tests at a time: most of them wait for real programs, so a few more than the cores of a small machine.
-JOBS ?= 3
+# Tests at a time: most of them wait for real programs, so more than a small machine has cores.
+JOBS ?= 5
 
 claude_of = .cache/claude/$(1)/claude
 CLAUDES := $(foreach version,$(CLAUDE_VERSIONS),$(call claude_of,$(version)))
