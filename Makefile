@@ -11,7 +11,7 @@ PYTHON ?=
 export PYTHON
 ARGS ?=
 # Tests at a time: most of them wait for real programs, so more than a small machine has cores.
-JOBS ?= 5
+JOBS ?= 4
 
 claude_of = .cache/claude/$(1)/claude
 CLAUDES := $(foreach version,$(CLAUDE_VERSIONS),$(call claude_of,$(version)))

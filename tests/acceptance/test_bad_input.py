@@ -99,7 +99,7 @@ def test_a_place_without_commits_to_work_on_is_refused(
         (["task", "task"], 2, "task is named twice"),
         (["task", "--here", "--branch", "b"], 2, "--here makes no worktree: leave out"),
         (["task", "--", "--resume", "x"], 2, "--resume cannot be given to claude: `claudedo res"),
-        (["task", "--", "--settings", "nowhere.json"], 2, "nowhere.json cannot be read: No such"),
+        (["task", "--", "--settings", "nowhere.json"], 2, "nowhere.json' cannot be read: No such"),
         (["task", "--", "--settings", "{]"], 2, "--settings: {] is not JSON"),
         (["task", "--link", "nobody"], 4, "no task 'nobody'; there are: none yet"),
     ],

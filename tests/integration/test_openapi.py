@@ -201,6 +201,7 @@ UNTRIED = {
     "POST /api/tasks/{task}/restart",
     "POST /mcp/{workspace}",  # JSON-RPC: test_clients.py
     "GET /api/openapi.json",  # above
+    "POST /telemetry/{session}/{secret}/v1/logs",  # the CLI's: test_telemetry.py
     "POST /api/worker/stop",  # last of all
 }
 """Routes with an answer in JSON that are not asked here."""

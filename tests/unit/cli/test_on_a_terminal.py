@@ -23,7 +23,8 @@ def terminal() -> Terminal:
     """Run `claudedo ARGUMENTS...` on a terminal of 120 columns."""
 
     def start(*arguments: str, **environment: str) -> Any:
-        inherited = {key: value for key, value in os.environ.items() if key != "NO_COLOR"}
+        ours = ("NO_COLOR", "COLUMNS", "LINES")  # the terminal says how large it is
+        inherited = {key: value for key, value in os.environ.items() if key not in ours}
         env = {
             **inherited,
             "PYTHONPATH": os.pathsep.join(sys.path),

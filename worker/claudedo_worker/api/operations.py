@@ -73,6 +73,9 @@ OPERATIONS: Mapping[str, Operation] = {
     "GET /": Operation(media="text/html"),
     "GET /static/{path:path}": Operation(media=BYTES),
     "GET /open/{token}": Operation(status=303),
+    "POST /telemetry/{session}/{secret}/v1/logs": Operation(
+        gives=shapes.Nothing, takes=dict[str, Any]
+    ),
     "GET /api/openapi.json": Operation(gives=dict[str, Any]),
     "GET /api/worker": Operation(gives=shapes.Worker),
     "GET /api/worker/check": Operation(gives=shapes.Database),
