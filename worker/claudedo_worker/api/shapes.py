@@ -168,6 +168,9 @@ class TaskInFull(Task):
     body: str
     repo: str | None
     base: str | None
+    base_branch: str | None
+    port: int | None
+    setup_log: str | None
     moves: list[TaskStatus]
     work: Checkout | None
     session: SessionInFull | None
