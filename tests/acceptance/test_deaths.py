@@ -23,7 +23,7 @@ from claudedo.demo.model import (
     ToolUses,
 )
 from tests.support.tap import Tap
-from tests.support.world import COMMAND, PATIENCE, World
+from tests.support.world import COMMAND, PATIENCE, World, words_of
 
 pytestmark = pytest.mark.acceptance
 
@@ -65,7 +65,7 @@ def resumed(world: World, task: str, killed: psutil.Process) -> None:
 
 def ours(world: World) -> list[str]:
     """Everything that runs for the world's sessions: all but the worker."""
-    lines = [" ".join(process.cmdline()) for process in world.processes() if process.is_running()]
+    lines = [" ".join(words_of(process)) for process in world.processes()]
     return [line for line in lines if line and "claudedo_worker" not in line]
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from claudedo.demo.home import API_KEY
 from claudedo.demo.model import Sequence, Text, ToolUse
-from tests.support.world import COMMAND, PATIENCE, World
+from tests.support.world import COMMAND, PATIENCE, World, words_of
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.one_claude]
 
@@ -24,7 +24,7 @@ LINGERING = "import time; time.sleep(301)"
 
 
 def lingering(world: World) -> list[psutil.Process]:
-    return [process for process in world.processes() if LINGERING in process.cmdline()]
+    return [process for process in world.processes() if LINGERING in words_of(process)]
 
 
 def test_stop_leaves_nothing_of_the_tree_and_restart_goes_on_with_the_conversation(
@@ -50,7 +50,9 @@ def test_stop_leaves_nothing_of_the_tree_and_restart_goes_on_with_the_conversati
     with ThreadPoolExecutor() as pool:  # twice at once
         answers = list(pool.map(lambda _: world.run("stop", "backend").stdout, range(2)))
     assert "backend stopped\n" in answers
-    left = [p for p in world.processes() if "claudedo_worker" not in p.cmdline()]
+    left = [
+        p for p in world.processes() if (words := words_of(p)) and "claudedo_worker" not in words
+    ]
     assert left == []
     assert world.session("backend")["state"] == "stopped"
     assert list((world.state / "sessions").iterdir()) == []
@@ -169,4 +171,6 @@ def test_stop_ends_a_session_that_is_still_starting_or_about_to_be_resumed(world
         world.wait_for(lambda: world.session("backend")["state"] == "idle", "not resumed")
     world.run("stop", "backend")
     assert world.session("backend")["state"] == "stopped"
-    assert [p for p in world.processes() if "claudedo_worker" not in p.cmdline()] == []
+    assert [
+        p for p in world.processes() if (words := words_of(p)) and "claudedo_worker" not in words
+    ] == []

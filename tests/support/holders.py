@@ -125,7 +125,7 @@ def holders() -> Iterator[Holders]:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
         eventually(lambda: not any(directory.glob("*.sock")), "every holder has gone")
-        shutil.rmtree(directory)
+        shutil.rmtree(directory, ignore_errors=True)  # one that ends may just rename its last word
 
 
 def read_until(client: HolderClient, text: bytes) -> bytes:

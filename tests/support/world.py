@@ -239,3 +239,11 @@ class World:
         for process in left:
             process.kill()
         psutil.wait_procs(left, timeout=10)
+
+
+def words_of(process: psutil.Process) -> list[str]:
+    """The command line of a process; empty for one that ends just now."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
