@@ -11,20 +11,23 @@ import fcntl
 import http.client
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from email.message import Message as Headers
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 from urllib.parse import quote, urlencode
 
 from claudedo.errors import (
     ClaudedoError,
     RefusedError,
     TimedOutError,
+    TooLargeError,
     UnavailableError,
     from_code,
 )
@@ -229,6 +232,28 @@ class WorkerClient:
         """`{"lines", "next", "ended"}`: the conversation after line `after`."""
         return self._object("GET", _task_path(task, "log"), query={"after": after}, again=True)
 
+    # Workspaces
+
+    def workspaces(self) -> list[Json]:
+        """`{"id", "name", "root", "counts": {"tasks", "sessions"}}` of each, by name."""
+        return self._list("GET", "/api/workspaces")
+
+    def rename_workspace(self, workspace: str, name: str) -> Json:
+        """The workspace of that id or name under another name."""
+        return self._object("PATCH", _workspace_path(workspace), {"name": name}, again=True)
+
+    def remove_workspace(self, workspace: str, *, force: bool = False, tasks: int = 0) -> Json:
+        """Remove it with all that is in it; `{"name", "tasks", "tokens"}` says what that was.
+
+        `tasks`: of how many to await the teardown. Raises `RefusedError`, with nothing removed,
+        while a session runs in it, and without `force` where a worktree holds work of its own.
+        """
+        query = {"force": "true"} if force else {}
+        body = {"env": dict(os.environ)}
+        patience = tasks * self.settings.setup_timeout + LONG_SECONDS
+        path = _workspace_path(workspace)
+        return self._object("DELETE", path, body, query=query, timeout=patience)
+
     # Asks
 
     def asks(self, workspace: str | None = None) -> list[Json]:
@@ -248,10 +273,45 @@ class WorkerClient:
 
     # Messages
 
-    def send(self, task: str, body: str, *, priority: str, reply_to: str | None, key: str) -> Json:
-        """Store a message and return `send --json`. The same `key` never stores it twice."""
-        message = {"body": body, "priority": priority, "reply_to": reply_to, "key": key}
+    def send(
+        self,
+        task: str,
+        body: str,
+        *,
+        priority: str,
+        reply_to: str | None,
+        key: str,
+        attachments: Sequence[str] = (),
+    ) -> Json:
+        """Store a message and return `send --json`. The same `key` never stores it twice.
+
+        `attachments` are ids of files that were uploaded for the same task.
+        """
+        message: Json = {"body": body, "priority": priority, "reply_to": reply_to, "key": key}
+        message |= {"attachments": list(attachments)} if attachments else {}
         return self._object("POST", _task_path(task, "messages"), message, again=True)
+
+    def upload(self, task: str, file: Path) -> Json:
+        """Give a file to the task, for a message that is sent next; `{"id", "filename", …}`.
+
+        Raises `TooLargeError`, and `OSError` if it cannot be read.
+        """
+        with file.open("rb") as content:
+            size = os.fstat(content.fileno()).st_size
+            if size > self.settings.largest_attachment:
+                limit = self.settings.attachment_limit
+                raise TooLargeError(f"{file} is larger than {limit} MiB (`attachment_limit`).")
+            query = {"filename": file.name}
+            path = _task_path(task, "attachments")
+            # Not sent with any message it is forgotten after a day, so a second one does no harm.
+            return self._object(
+                "POST", path, content, query=query, again=True, timeout=LONG_SECONDS
+            )
+
+    def download(self, attachment: str, into: BinaryIO) -> str:
+        """Write the bytes of a file that a message carries; returns its name."""
+        path = f"/api/attachments/{quote(attachment, safe='')}"
+        return str(self._call("GET", path, again=True, timeout=LONG_SECONDS, into=into))
 
     def thread(self, task: str) -> list[Json]:
         """The list of `thread --json`."""
@@ -267,9 +327,44 @@ class WorkerClient:
         query = {"rung": rung, "wait": wait}
         return self._object("GET", path, query=query, again=True, timeout=wait + ANSWER_SECONDS)
 
+    # How far tasks are
+
+    def create_task(self, order: Json) -> Json:
+        """A new task (docs/architecture.md, `POST /api/tasks`)."""
+        return self._object("POST", "/api/tasks", order)
+
+    def move(self, task: str, status: str, words: str | None = None) -> Json:
+        """Change a task's status; `words` go to whoever must know."""
+        order = {"status": status, "words": words}
+        return self._object("POST", _task_path(task, "status"), order)
+
+    def history(self, task: str) -> list[Json]:
+        """How the task's status changed, oldest first: `{"at", "before", "after", "name"}`."""
+        return self._list("GET", _task_path(task, "history"))
+
+    # Tokens
+
+    def create_token(self, order: Json) -> Json:
+        """A new token, with its `text` and `url` (docs/architecture.md, `POST /api/tokens`)."""
+        return self._object("POST", "/api/tokens", order)
+
+    def tokens(self, workspace: str | None = None) -> list[Json]:
+        """The list of `token ls --json`, newest first."""
+        return self._list("GET", "/api/tokens", query={"workspace": workspace})
+
+    def rotate_token(self, token: str, days: int) -> Json:
+        """The token with another `text`; the one before is worth nothing any more."""
+        return self._object("POST", _token_path(token, "rotate"), {"days": days})
+
+    def revoke_token(self, token: str) -> Json:
+        """The token, worth nothing any more."""
+        return self._object("DELETE", _token_path(token), again=True)
+
     # On the wire
 
-    def _object(self, method: str, path: str, body: Json | None = None, **how: Any) -> Json:
+    def _object(
+        self, method: str, path: str, body: Json | BinaryIO | None = None, **how: Any
+    ) -> Json:
         answer = self._call(method, path, body, **how)
         if not isinstance(answer, dict):
             raise ClaudedoError(f"The worker answered {method} {path} with something unexpected.")
@@ -285,18 +380,22 @@ class WorkerClient:
         self,
         method: str,
         path: str,
-        body: Json | None = None,
+        body: Json | BinaryIO | None = None,
         *,
         query: Json | None = None,
         timeout: float = ANSWER_SECONDS,
         again: bool = False,
+        into: BinaryIO | None = None,
     ) -> Any:
-        """One request and its decoded answer. `again`: repeating it changes nothing."""
+        """One request and its decoded answer. `again`: repeating it changes nothing.
+
+        An answer that goes `into` a file is not decoded; its file name is returned instead.
+        """
         given = urlencode({key: value for key, value in (query or {}).items() if value is not None})
         url = f"{path}?{given}" if given else path
         for _ in range(TRIES):
             try:
-                status, content = self._exchange(method, url, body, timeout)
+                status, content = self._exchange(method, url, body, timeout, into)
             except _Absent:
                 self.connect(self._start)
             except _Lost as error:
@@ -313,18 +412,39 @@ class WorkerClient:
         )
 
     def _exchange(
-        self, method: str, url: str, body: Json | None, timeout: float
+        self,
+        method: str,
+        url: str,
+        body: Json | BinaryIO | None,
+        timeout: float,
+        into: BinaryIO | None = None,
     ) -> tuple[int, bytes]:
-        content = None if body is None else json.dumps(body).encode()
         headers = {PROTOCOL_HEADER: str(PROTOCOL_VERSION), "Connection": "close"}
-        if content is not None:
+        content: bytes | BinaryIO | None = None
+        if isinstance(body, dict):
+            content = json.dumps(body).encode()
             headers["Content-Type"] = "application/json"
+        elif body is not None:
+            content = body
+            content.seek(0)
+            headers["Content-Type"] = "application/octet-stream"
+            headers["Content-Length"] = str(os.fstat(content.fileno()).st_size)
         with closing(_Connection(self.settings.worker_socket, timeout)) as connection:
             try:
                 self._open(connection)
-                connection.request(method, url, content, headers)
+                try:
+                    connection.request(method, url, content, headers)
+                except (BrokenPipeError, ConnectionResetError):
+                    if content is not body:
+                        raise
+                    # A file that is refused early: the answer is there before all of it was taken.
                 response = connection.getresponse()
-                return response.status, response.read()
+                if into is None or response.status >= http.client.BAD_REQUEST:
+                    return response.status, response.read()
+                into.seek(0)
+                into.truncate()
+                shutil.copyfileobj(response, into)
+                return response.status, json.dumps(_filename(response.headers)).encode()
             except TimeoutError as error:
                 raise TimedOutError(
                     f"The worker did not answer within {timeout:.0f} s; "
@@ -485,12 +605,25 @@ def _error(problem: Json, status: int) -> ClaudedoError:
     return from_code(str(problem.get("code")), str(detail))
 
 
+def _filename(headers: Headers) -> str:
+    """The name that a file is to have, without any folder."""
+    return Path(headers.get_filename() or "").name or "attachment"
+
+
 def _task_path(task: str, verb: str = "") -> str:
     return f"/api/tasks/{quote(task, safe='')}" + (f"/{verb}" if verb else "")
 
 
 def _ask_path(ask: str, verb: str = "") -> str:
     return f"/api/asks/{quote(ask, safe='')}" + (f"/{verb}" if verb else "")
+
+
+def _workspace_path(workspace: str) -> str:
+    return f"/api/workspaces/{quote(workspace, safe='')}"
+
+
+def _token_path(token: str, verb: str = "") -> str:
+    return f"/api/tokens/{quote(token, safe='')}" + (f"/{verb}" if verb else "")
 
 
 def _locked(descriptor: int) -> bool:

@@ -22,6 +22,12 @@ class UsageError(ClaudedoError):
     code = "usage"
 
 
+class TooLargeError(UsageError):
+    """It is larger than what is taken."""
+
+    code = "too_large"
+
+
 class NotFoundError(ClaudedoError):
     """There is no such thing."""
 
@@ -99,6 +105,7 @@ KINDS: dict[str, type[ClaudedoError]] = {
     for kind in (
         ClaudedoError,
         UsageError,
+        TooLargeError,
         NotFoundError,
         AmbiguousError,
         RefusedError,

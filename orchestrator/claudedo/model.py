@@ -20,8 +20,9 @@ from claudedo.errors import UsageError
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 MAX_BODY_BYTES = 256 * 1024
-MAX_ENCODED_BODY = 395_000
-"""UTF-16 units of a body in JSON: what one `check_inbox` result (400,000) has room for."""
+MAX_ENCODED_BODY = 385_000
+"""UTF-16 units of a body in JSON: what one `check_inbox` result (400,000) has room for, beside the
+longest names of as many files as a message may carry."""
 
 USER = "user"
 
@@ -85,6 +86,11 @@ class TaskStatus(StrEnum):
     BLOCKED = "blocked"  #: waits for somebody else
     COMPLETED = "completed"  #: done
     REJECTED = "rejected"  #: will not be done; the thread says why
+
+    @property
+    def over(self) -> bool:
+        """True once nothing more is to be done."""
+        return self in (TaskStatus.COMPLETED, TaskStatus.REJECTED)
 
 
 class SessionState(StrEnum):
@@ -249,6 +255,10 @@ class Task:
     created_at: str
     recipe: Recipe = Recipe()
     port: int | None = None  # the first of ten; None until a session was launched
+    title: str | None = None  # what a person sees, where it was not a person who named it
+    creator: str = USER  # a party
+    holder: str | None = None  # the party that claimed it
+    held_until: str | None = None  # until when, unless it shows signs of life
     base_branch: str | None = None  # where `base` was found, and where the work is to be merged
 
 
@@ -336,12 +346,64 @@ class Ask:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Message:
-    """Something said to a task: one sender, one recipient, never changed once stored."""
+class Move:
+    """A change of a task's status."""
+
+    at: str
+    before: TaskStatus
+    after: TaskStatus
+    party: str
+    name: str  # the party's
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attachment:
+    """A file that a message carries. Its bytes lie beside the database, under their hash."""
 
     id: str
-    task_id: str  # the recipient
-    sender: str  # "user" or "task:<id>"
+    task_id: str  # kept as long as that task
+    message_id: str | None  # None until a message carries it
+    filename: str
+    mime_type: str
+    size: int  # bytes
+    sha256: str
+    party: str  # who gave it
+    created_at: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Token:
+    """What an MCP client that claudedo did not start shows; its text is kept by nobody else."""
+
+    id: str
+    workspace_id: str
+    name: str
+    created_at: str
+    expires_at: str
+    last_used_at: str | None = None
+    revoked_at: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connection:
+    """The MCP session of a client with a token. It outlives the worker, not its token."""
+
+    id: str  # the client's `Mcp-Session-Id`: random, since it opens the session's streams
+    token_id: str
+    client: str  # how the program calls itself
+    created_at: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """Something said in a task's thread: one sender, one recipient, never changed once stored.
+
+    A party is "user", "task:<id>" (the session of that task) or "token:<id>" (a client's).
+    """
+
+    id: str
+    task_id: str  # whose session must act on it, unless `party` says otherwise
+    sender: str  # a party
     sender_name: str  # "user" or the peer's name
     body: str
     priority: Priority
@@ -350,6 +412,25 @@ class Message:
     receipts: Receipts
     via: str | None = None
     recipient: str = ""  # the recipient's name
+    thread_id: str | None = None  # None: the thread of `task_id`
+    party: str | None = None  # who must act on it, if not the session of `task_id`
+    attachments: tuple[Attachment, ...] = ()
+    response_to: str | None = None  # the person's task, made by the recipient, that this answers
+
+    @property
+    def thread(self) -> str:
+        """The task in whose thread it stands."""
+        return self.thread_id or self.task_id
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lent:
+    """Mail of a client with a token, and who has it unconfirmed."""
+
+    message: Message
+    connection_id: str | None  # None: nobody now
+    pushed: bool
+    before: bool  # it was given before, so it may have been seen
 
 
 @dataclass(frozen=True, kw_only=True)

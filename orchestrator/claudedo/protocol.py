@@ -9,7 +9,20 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from claudedo.model import Ask, Assignee, Event, Message, Receipts, Session, Task, TaskStatus
+from claudedo.model import (
+    USER,
+    Ask,
+    AskKind,
+    Assignee,
+    Attachment,
+    Event,
+    Message,
+    Move,
+    Receipts,
+    Session,
+    Task,
+    TaskStatus,
+)
 
 PROTOCOL_VERSION = 1
 """Raised when a command and a worker of different releases could misunderstand each other."""
@@ -36,20 +49,36 @@ def sent_json(message: Message) -> dict[str, Any]:
     }
 
 
+def attachment_json(attachment: Attachment) -> dict[str, Any]:
+    """A file that a message carries."""
+    return {
+        "id": attachment.id,
+        "filename": attachment.filename,
+        "mimeType": attachment.mime_type,
+        "size": attachment.size,
+    }
+
+
+def move_json(move: Move) -> dict[str, Any]:
+    """A change of a task's status."""
+    return asdict(move)
+
+
 def message_json(message: Message) -> dict[str, Any]:
     """One element of `thread --json`."""
     return {
         "id": message.id,
         "sender": message.sender,
         "sender_name": message.sender_name,
-        "recipient": message.recipient or message.task_id,
+        "recipient": USER if message.party == USER else message.recipient or message.task_id,
         "body": message.body,
         "reply_to": message.reply_to,
         "priority": message.priority,
         "created_at": message.created_at,
         "receipts": receipts_json(message.receipts),
         "via": message.via,
-        "attachments": [],
+        "thread": message.thread,
+        "attachments": [attachment_json(file) for file in message.attachments],
     }
 
 
@@ -79,6 +108,9 @@ def task_json(
         "workspace": task.workspace,
         "status": task.status,
         "assignee": task.assignee,
+        "title": task.title,
+        "creator": task.creator,
+        "holder": task.holder,
         "pending": pending,
         "asks": asks,
         "peers": peers,
@@ -108,6 +140,9 @@ def foreign_json(
         "workspace": workspace,
         "status": TaskStatus.ONGOING,
         "assignee": Assignee.AGENT,
+        "title": None,
+        "creator": USER,
+        "holder": None,
         "pending": 0,
         "asks": 0,
         "peers": [],
@@ -141,6 +176,8 @@ def ask_json(ask: Ask, task: Task) -> dict[str, Any]:
         "input": ask.input,
         "suggestions": list(ask.suggestions),
         "agent": ask.agent,
+        "editable": ask.kind is AskKind.PERMISSION and ask.session_id is not None,
+        "creator": task.creator,
         "opened_at": ask.opened_at,
         "closed_at": ask.closed_at,
         "outcome": ask.outcome,

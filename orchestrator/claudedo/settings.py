@@ -43,6 +43,7 @@ class Settings:
     telemetry: bool = True  # have sessions report what they cost, where nobody else wants it told
     ports: str = "20000-29999"  # what tasks are given ports from, ten each
     setup_timeout: int = 1800  # seconds that a task file's setup or teardown may take
+    attachment_limit: int = 25  # MiB of one file that a message carries
 
     @property
     def database(self) -> Path:
@@ -73,6 +74,16 @@ class Settings:
     def session_socket(self) -> Path:
         """Where bridges, hooks and waiters of the sessions reach the worker."""
         return self.run / "session.sock"
+
+    @property
+    def attachments(self) -> Path:
+        """What messages carry: each content once, named by its hash."""
+        return self.home / "attachments"
+
+    @property
+    def largest_attachment(self) -> int:
+        """Bytes of one file that a message carries, at most."""
+        return self.attachment_limit * 2**20
 
     @property
     def port_range(self) -> range:
@@ -154,6 +165,7 @@ _KEYS: dict[str, type] = {
     "telemetry": bool,
     "ports": str,
     "setup_timeout": int,
+    "attachment_limit": int,
 }
 
 
@@ -175,6 +187,8 @@ def _config(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: limit_pause must be between 1 and 86400 seconds")
     if values.get("setup_timeout", 1) < 1:
         raise UsageError(f"{path}: setup_timeout must be at least 1 second")
+    if not 1 <= values.get("attachment_limit", 1) <= 1024:
+        raise UsageError(f"{path}: attachment_limit must be between 1 and 1024 MiB")
     if "ports" in values and not _is_range(values["ports"]):
         raise UsageError(
             f'{path}: ports must be a range of at least {BLOCK}, such as "20000-29999", '

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -44,8 +45,12 @@ def test_rm_refuses_each_kind_of_work_by_name_and_leaves_task_and_session_alone(
     assert "thoughts" in _git(world.repository, "show", "found-again:notes.txt")
 
 
-def test_rm_of_merged_work_removes_worktree_branch_files_and_processes(world: World) -> None:
+def test_rm_of_merged_work_and_then_of_the_workspace_removes_all_that_was_made(
+    world: World,
+) -> None:
     world.start("done", "other")
+    connected = [one for one in _events(world) if one["type"] == "agent.connected"]
+    assert sorted(one["payload"]["name"] for one in connected) == ["done", "other"]
     tree, pid = Path(world.run("path", "done").stdout.strip()), world.session("done")["pid"]
     (tree / "result.txt").write_text("42\n")
     _git(tree, "add", ".")
@@ -61,6 +66,19 @@ def test_rm_of_merged_work_removes_worktree_branch_files_and_processes(world: Wo
     assert world.session("other")["state"] == "idle"
     assert len(_session_folders(world)) == 1
     assert world.run("rm", "done", check=False).returncode == 4
+
+    [workspace] = world.json("workspace", "ls")
+    assert workspace["counts"] == {"tasks": 1, "sessions": 1}
+    tree, pid = world.worktree("other"), world.session("other")["pid"]
+    refused = world.run("workspace", "rm", workspace["name"], "--yes", check=False)
+    assert (refused.returncode, psutil.pid_exists(pid)) == (5, True)
+    command = f"stop --all -w {workspace['name']}"
+    assert f"`claudedo {command}`" in refused.stderr
+    world.run(*command.split())
+    world.run("workspace", "rm", workspace["name"], "--yes")
+    assert (world.json("workspace", "ls"), world.json("ls")) == ([], [])
+    assert not tree.exists() and not psutil.pid_exists(pid)
+    assert _session_folders(world) == []
 
 
 def test_uninstall_removes_all_that_is_ours_and_names_what_stays(world: World) -> None:
@@ -111,6 +129,10 @@ def _works_for(process: psutil.Process, name: str) -> bool:
         return process.environ().get("CLAUDEDO_TASK_NAME") == name
     except psutil.Error:
         return False
+
+
+def _events(world: World) -> list[dict[str, Any]]:
+    return list(world.ask(lambda worker: worker.events(0, 0))["events"])
 
 
 def _session_folders(world: World) -> list[Path]:

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from http.cookies import SimpleCookie
 from typing import Any
+from urllib.parse import quote
 
 import socketio
 import uvicorn
@@ -25,6 +26,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import claudedo_webui
+from claudedo import moves
 
 COOKIE = "claudedo_test"
 RUNGS = ("stored", "offered", "delivered", "read", "answered")
@@ -50,6 +52,15 @@ class FakeWorker:
         self.lose_next_ack = False  #: store the next send, then hang up instead of answering
         self.replays = True  #: whether a connection with `after` is told what it missed
         self.signed_in = True
+        self.asks: dict[str, Json] = {}
+        self.decisions: list[Json] = []  #: every decision as it arrived, with the ask's id
+        self.verdict: Json | None = None  #: what the next decided ask really became
+        self.workspaces: list[Json] = []
+        self.tokens: list[Json] = []
+        self.unsaved: str | None = None  #: why a workspace is not deleted without force
+        self.moves: dict[str, list[Json]] = {}
+        self.files: dict[str, tuple[str, bytes]] = {}
+        self.attachment_limit = 25 * 2**20
         self._by_key: dict[str, str] = {}
         self._socket = _bound_socket(0)
         self.port: int = self._socket.getsockname()[1]
@@ -70,6 +81,9 @@ class FakeWorker:
             "workspace": workspace,
             "status": "ongoing",
             "assignee": "agent",
+            "title": None,
+            "creator": "user",
+            "holder": None,
             "pending": 0,
             "asks": 0,
             "peers": [],
@@ -104,6 +118,77 @@ class FakeWorker:
             self.tasks[task_id]["pending"] += 1
         return message_id
 
+    def add_ask(self, task_id: str, kind: str = "permission", **fields: Any) -> str:
+        """Adds an open ask silently; returns its id."""
+        ask_id = f"k_{len(self.asks) + 1:04}"
+        task = self.tasks[task_id]
+        self.asks[ask_id] = {
+            "id": ask_id,
+            "kind": kind,
+            "task": task_id,
+            "task_name": task["name"],
+            "workspace": task["workspace"],
+            "title": "Bash: make test",
+            "body": "make test",
+            "tool": "Bash",
+            "input": {"command": "make test"},
+            "suggestions": [],
+            "agent": None,
+            "editable": kind == "permission",
+            "creator": task["creator"],
+            "opened_at": ago(30 - len(self.asks)),
+            "closed_at": None,
+            "outcome": None,
+            "decided_by": None,
+            "reason": None,
+            "same": [],
+            "said": None,
+        } | fields
+        return ask_id
+
+    async def open_ask(self, task_id: str, kind: str = "permission", **fields: Any) -> str:
+        """Adds an ask and announces it."""
+        ask_id = self.add_ask(task_id, kind, **fields)
+        await self._announce_ask("ask.opened", ask_id)
+        return ask_id
+
+    async def close_ask(self, ask_id: str, outcome: str, by: str, *, tell: bool = True) -> None:
+        """Closes an ask, as if it were decided somewhere."""
+        self.asks[ask_id] |= {"outcome": outcome, "decided_by": by, "closed_at": ago()}
+        if tell:
+            await self._announce_ask("ask.closed", ask_id)
+
+    async def _announce_ask(self, kind: str, ask_id: str) -> None:
+        ask = self.asks[ask_id]
+        told = {name: ask[name] for name in ("kind", "title", "outcome", "decided_by")}
+        await self.announce(kind, ask["task"], ask_id=ask_id, **told)
+
+    def add_workspace(self, name: str, root: str = "/home/me/shop") -> str:
+        """Adds a workspace silently; returns its id."""
+        workspace = f"w_{len(self.workspaces) + 1}"
+        shown = {"id": workspace, "name": name, "root": root, "counts": {"tasks": 2}}
+        self.workspaces.append(shown)
+        return workspace
+
+    def add_token(self, name: str, **fields: Any) -> str:
+        """Adds a token silently; returns its id."""
+        token = f"a_{len(self.tokens) + 1:04}"
+        self.tokens.append(
+            {
+                "id": token,
+                "name": name,
+                "workspace": "shop",
+                "created_at": ago(),
+                "expires_at": ago(-30 * 86_400),
+                "last_used_at": None,
+                "revoked_at": None,
+                "valid": True,
+                "sessions": 0,
+            }
+            | fields
+        )
+        return token
+
     async def queue(self, task_id: str, body: str, **fields: Any) -> str:
         """Adds a message and announces it."""
         message_id = self.add_message(task_id, body, **fields)
@@ -122,7 +207,8 @@ class FakeWorker:
     async def change_session(self, task_id: str, changed: Json) -> None:
         """Changes a task's session and announces its new state."""
         self.tasks[task_id]["session"] = changed
-        state = {name: changed[name] for name in ("state", "waiting_for", "since", "reason")}
+        names = ("state", "waiting_for", "since", "reason", "failure")
+        state = {name: changed[name] for name in names}
         await self.announce("session.updated", task_id, **state)
 
     async def change_task(self, task_id: str, **fields: Any) -> None:
@@ -131,7 +217,7 @@ class FakeWorker:
         await self.announce("task.updated", task_id)
 
     async def announce(
-        self, kind: str, task_id: str, message_id: str | None = None, **more: Any
+        self, kind: str, task_id: str, message_id: str | None = None, /, **more: Any
     ) -> None:
         """Appends an event and tells whoever is connected."""
         pending = self.tasks[task_id]["pending"] if task_id in self.tasks else 0
@@ -201,9 +287,24 @@ class FakeWorker:
                 Route("/", index),
                 Mount("/static", StaticFiles(directory=static)),
                 Route("/api/tasks", self._list_tasks),
+                Route("/api/tasks", self._create_task, methods=["POST"]),
                 Route("/api/tasks/{task}", self._show_task),
                 Route("/api/tasks/{task}/messages", self._thread),
                 Route("/api/messages/{message}", self._show_message),
+                Route("/api/tasks/{task}/status", self._move, methods=["POST"]),
+                Route("/api/tasks/{task}/history", self._history),
+                Route("/api/tasks/{task}/stop", self._stop_task, methods=["POST"]),
+                Route("/api/tasks/{task}/attachments", self._upload, methods=["POST"]),
+                Route("/api/attachments/{file}", self._download),
+                Route("/api/asks", self._list_asks),
+                Route("/api/asks/{ask}", self._show_ask),
+                Route("/api/asks/{ask}/decision", self._decide, methods=["POST"]),
+                Route("/api/workspaces", self._list_workspaces),
+                Route("/api/workspaces/{one}", self._change_workspace, methods=["PATCH", "DELETE"]),
+                Route("/api/tokens", self._list_tokens),
+                Route("/api/tokens/{token}", self._revoke, methods=["DELETE"]),
+                Route("/api/foreign", self._foreign),
+                Route("/api/worker", self._about),
                 Mount("/socket.io", socketio.ASGIApp(sio, socketio_path="")),
             ],
             middleware=[Middleware(PageHeaders)],
@@ -219,7 +320,111 @@ class FakeWorker:
         return None if self._allowed(request.cookies) else problem(401, "unauthorized")
 
     async def _list_tasks(self, request: Request) -> Response:
-        return self._refused(request) or JSONResponse(list(self.tasks.values()))
+        ours = [task for task in self.tasks.values() if task["supervised"]]
+        return self._refused(request) or JSONResponse(ours)
+
+    async def _foreign(self, request: Request) -> Response:
+        others = [task for task in self.tasks.values() if not task["supervised"]]
+        return self._refused(request) or JSONResponse(others)
+
+    async def _about(self, request: Request) -> Response:
+        shown = {"attachment_limit": self.attachment_limit}
+        return self._refused(request) or JSONResponse(shown)
+
+    async def _create_task(self, request: Request) -> Response:
+        data = await request.json()
+        name = data["title"].lower().replace(" ", "-")
+        told = {key: data[key] for key in ("title", "assignee", "workspace")}
+        fields = told | {"status": "notstarted", "session": None, "worktree": None, "branch": None}
+        task = self.add_task(name, **fields)
+        self.add_message(task, data["body"])
+        await self.announce("task.created", task)
+        return JSONResponse({"id": task, "name": name})
+
+    async def _move(self, request: Request) -> Response:
+        data, task = await request.json(), self.tasks[request.path_params["task"]]
+        if data["status"] not in moves_of(task):
+            return problem(409, "conflict", f"A task that is {task['status']} cannot become that.")
+        move = {"at": ago(), "before": task["status"], "after": data["status"]}
+        self.moves.setdefault(task["id"], []).append(move | {"party": "user", "name": "user"})
+        task["status"] = data["status"]
+        if data["words"]:
+            await self.queue(task["id"], data["words"])
+        await self.announce("status.updated", task["id"], status=data["status"])
+        return JSONResponse({"id": task["id"], "status": task["status"], "moves": moves_of(task)})
+
+    async def _stop_task(self, request: Request) -> Response:
+        await self.change_session(request.path_params["task"], session("stopped"))
+        return JSONResponse({"stopped": True})
+
+    async def _history(self, request: Request) -> Response:
+        return self._refused(request) or JSONResponse(
+            self.moves.get(request.path_params["task"], [])
+        )
+
+    async def _upload(self, request: Request) -> Response:
+        content = await request.body()
+        if len(content) > self.attachment_limit:
+            return problem(413, "too_large", "The file is larger than this worker takes.")
+        filename, kind = (request.query_params.get(key, "") for key in ("filename", "type"))
+        file = f"f_{len(self.files) + 1:04}"
+        self.files[file] = (filename, content)
+        return JSONResponse(attachment(file, filename, len(content), kind))
+
+    async def _download(self, request: Request) -> Response:
+        filename, content = self.files[request.path_params["file"]]
+        headers = {"Content-Disposition": f"attachment; filename*=utf-8''{quote(filename)}"}
+        return Response(content, headers=headers, media_type="text/html")
+
+    async def _list_asks(self, request: Request) -> Response:
+        still = [ask for ask in self.asks.values() if not ask["closed_at"]]
+        return self._refused(request) or JSONResponse(still)
+
+    async def _show_ask(self, request: Request) -> Response:
+        if refused := self._refused(request):
+            return refused
+        ask = self.asks.get(request.path_params["ask"])
+        return JSONResponse(ask) if ask else problem(404, "not_found")
+
+    async def _decide(self, request: Request) -> Response:
+        ask, data = self.asks[request.path_params["ask"]], await request.json()
+        self.decisions.append({"ask": ask["id"]} | data)
+        if ask["closed_at"]:
+            where = "in its terminal" if ask["decided_by"] == "terminal" else "here"
+            return problem(409, "conflict", f"This was {ask['outcome']} {where} already.")
+        outcome = {"allow": "allowed", "deny": "denied", "answer": "answered"}[data["decision"]]
+        ask |= {"reason": data.get("reason")}
+        really = self.verdict or {"outcome": outcome, "by": "user"}
+        self.verdict = None
+        await self.close_ask(ask["id"], **really)
+        return JSONResponse(ask)
+
+    async def _list_workspaces(self, request: Request) -> Response:
+        return self._refused(request) or JSONResponse(self.workspaces)
+
+    async def _change_workspace(self, request: Request) -> Response:
+        (one,) = [w for w in self.workspaces if w["id"] == request.path_params["one"]]
+        if request.method == "DELETE":
+            if self.unsaved and request.query_params["force"] != "true":
+                return problem(409, "refused", self.unsaved)
+            self.workspaces.remove(one)
+            for task in [t for t in self.tasks.values() if t["workspace"] == one["name"]]:
+                del self.tasks[task["id"]]
+                await self.announce("task.removed", task["id"])
+            return JSONResponse({"summary": "gone"})
+        name = (await request.json())["name"]
+        if any(w["name"] == name for w in self.workspaces):
+            return problem(409, "conflict", f"There is a workspace {name!r} already.")
+        one["name"] = name
+        return JSONResponse(one)
+
+    async def _list_tokens(self, request: Request) -> Response:
+        return self._refused(request) or JSONResponse(self.tokens)
+
+    async def _revoke(self, request: Request) -> Response:
+        (one,) = [t for t in self.tokens if t["id"] == request.path_params["token"]]
+        one |= {"revoked_at": ago(), "valid": False, "sessions": 0}
+        return JSONResponse(one)
 
     async def _show_task(self, request: Request) -> Response:
         if refused := self._refused(request):
@@ -227,7 +432,7 @@ class FakeWorker:
         task = self.tasks.get(request.path_params["task"])
         if task is None:
             return problem(404, "not_found")
-        return JSONResponse(task | {"body": "", "repo": None})
+        return JSONResponse(task | {"body": "", "repo": None, "moves": moves_of(task)})
 
     async def _thread(self, request: Request) -> Response:
         if refused := self._refused(request):
@@ -263,7 +468,9 @@ class FakeWorker:
         message_id = self._by_key.get(options["key"])
         if message_id is None:
             fields = {"priority": options["priority"], "reply_to": options["reply_to"]}
-            message_id = await self.queue(task_id, body, **fields)
+            carried = [(file, *self.files[file]) for file in options["attachments"]]
+            files = [attachment(file, name, len(content)) for file, name, content in carried]
+            message_id = await self.queue(task_id, body, **fields, attachments=files)
             self._by_key[options["key"]] = message_id
         if self.lose_next_ack and self._sio is not None:
             self.lose_next_ack = False
@@ -302,7 +509,19 @@ def session(state: str, *, seconds: float = 30, **fields: Any) -> Json:
         "pid": 4711,
         "session_id": "0b6f2e1c-0000-4000-8000-000000000000",
         "reason": None,
+        "usage": None,
+        "failure": None,
     } | fields
+
+
+def moves_of(task: Json) -> list[str]:
+    """What a person may make of a task."""
+    return [str(after) for after in moves.onward(task["assignee"], task["status"])]
+
+
+def attachment(file: str, filename: str, size: int, kind: str = "") -> Json:
+    """A file as a message shows it."""
+    return {"id": file, "filename": filename, "mimeType": kind, "size": size}
 
 
 def sent(message: Json) -> Json:
@@ -315,9 +534,10 @@ def without_task(message: Json) -> Json:
     return {name: value for name, value in message.items() if name != "task"}
 
 
-def problem(status: int, code: str) -> Response:
+def problem(status: int, code: str, detail: str = "") -> Response:
     """An error as the worker words it."""
-    body = {"type": "about:blank", "title": code, "status": status, "detail": code, "code": code}
+    body = {"type": "about:blank", "title": code, "status": status, "code": code}
+    body |= {"detail": detail or code}
     return JSONResponse(body, status, media_type="application/problem+json")
 
 

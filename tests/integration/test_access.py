@@ -41,6 +41,7 @@ class Scene:
     ended: Session
     port: int = 0
     cookie: str = ""
+    token: str = ""  # of another workspace than the tasks'
 
     def path(self, template: str) -> str:
         """A route's path with something real in it."""
@@ -49,8 +50,10 @@ class Scene:
             .replace("{message}", "m_first")
             .replace("{ask}", "k_first")
             .replace("{session}", self.live.id)
+            .replace("{attachment}", "f_none")
             .replace("{token}", "wrong")
             .replace("{secret}", "wrong")
+            .replace("{workspace}", "shop")
             .replace("{path:path}", "app.js")
         )
 
@@ -86,6 +89,8 @@ def scene() -> Iterator[Scene]:
         worker.start(umask=0)
         try:
             made.port, made.cookie = worker.port, worker.cookie()
+            order = {"workspace": "elsewhere", "name": "laptop"}
+            made.token = worker.ask("POST", "/api/tokens", order).json["text"]
             yield made
         finally:
             worker.close()
@@ -137,6 +142,9 @@ def ask_as(scene: Scene, kind: str, method: str, path: str) -> Answer:
         case "page":
             headers = {"Cookie": scene.cookie}
             return scene.worker.ask(method, path, {}, port=scene.port, headers=headers)
+        case "token":
+            headers = {"Authorization": f"Bearer {scene.token}"}
+            return scene.worker.ask(method, path, {}, port=scene.port, headers=headers)
         case "wrong":
             headers = {"Cookie": scene.cookie[:-1] + "x", "Authorization": "Bearer x"}
             return scene.worker.ask(method, path, {}, port=scene.port, headers=headers)
@@ -149,46 +157,62 @@ def ask_as(scene: Scene, kind: str, method: str, path: str) -> Answer:
 
 # Routes
 
-KINDS = ("person", "page", "session", "wrong", "nobody")
+KINDS = ("person", "page", "session", "token", "wrong", "nobody")
 
-ROUTES: dict[tuple[str, str], tuple[int, int, int, int, int]] = {
-    ("GET", "/healthz"): (200, 200, 200, 200, 200),
-    ("GET", "/readyz"): (200, 200, 200, 200, 200),
-    ("GET", "/"): (200, 200, 200, 200, 200),
-    ("GET", "/static/{path:path}"): (200, 200, 200, 200, 200),
-    ("GET", "/open/{token}"): (401, 401, 401, 401, 401),  # the token is the credential
+ROUTES: dict[tuple[str, str], tuple[int, int, int, int, int, int]] = {
+    ("GET", "/healthz"): (200, 200, 200, 200, 200, 200),
+    ("GET", "/readyz"): (200, 200, 200, 200, 200, 200),
+    ("GET", "/"): (200, 200, 200, 200, 200, 200),
+    ("GET", "/static/{path:path}"): (200, 200, 200, 200, 200, 200),
+    ("GET", "/open/{token}"): (401, 401, 401, 401, 401, 401),  # the token is the credential
     # the secret in the path is the credential: test_telemetry.py
-    ("POST", "/telemetry/{session}/{secret}/v1/logs"): (401, 401, 401, 401, 401),
-    ("GET", "/api/worker"): (200, 200, 200, 401, 401),
-    ("GET", "/api/worker/check"): (200, 200, 403, 401, 401),
-    ("POST", "/api/worker/stop"): (200, 403, 403, 401, 401),
-    ("POST", "/api/links"): (200, 403, 403, 401, 401),
-    ("GET", "/api/workspaces"): (200, 200, 200, 401, 401),
-    ("GET", "/api/resolve"): (400, 400, 400, 401, 401),
-    ("GET", "/api/tasks"): (200, 200, 200, 401, 401),
-    ("GET", "/api/tasks/{task}"): (200, 200, 200, 401, 401),
-    ("POST", "/api/start"): (400, 403, 403, 401, 401),
-    ("GET", "/api/foreign"): (200, 200, 200, 401, 401),
-    ("POST", "/api/adopt"): (400, 403, 403, 401, 401),
-    ("POST", "/api/tasks/{task}/stop"): (404, 404, 403, 401, 401),
-    ("POST", "/api/tasks/{task}/restart"): (400, 403, 403, 401, 401),
-    ("DELETE", "/api/tasks/{task}"): (404, 404, 403, 401, 401),
-    ("POST", "/api/peers"): (400, 400, 403, 401, 401),
-    ("DELETE", "/api/peers"): (404, 404, 403, 401, 401),
-    ("GET", "/api/tasks/{task}/terminal"): (200, 403, 403, 401, 401),
-    ("GET", "/api/tasks/{task}/log"): (200, 200, 403, 401, 401),
-    ("GET", "/api/tasks/{task}/variables"): (200, 403, 403, 401, 401),
-    ("GET", "/api/tasks/{task}/changes"): (404, 404, 403, 401, 401),
-    ("POST", "/api/tasks/{task}/merge"): (400, 403, 403, 401, 401),
-    ("POST", "/api/tasks/{task}/proposal"): (400, 403, 403, 401, 401),
-    ("POST", "/api/tasks/{task}/messages"): (400, 400, 400, 401, 401),
-    ("GET", "/api/tasks/{task}/messages"): (200, 200, 403, 401, 401),
-    ("GET", "/api/messages"): (400, 400, 403, 401, 401),
-    ("GET", "/api/messages/{message}"): (200, 200, 200, 401, 401),
-    ("GET", "/api/asks"): (200, 200, 403, 401, 401),
-    ("GET", "/api/asks/{ask}"): (200, 200, 403, 401, 401),
-    ("POST", "/api/asks/{ask}/decision"): (400, 400, 403, 401, 401),
-    ("GET", "/api/events"): (200, 200, 403, 401, 401),
+    ("POST", "/telemetry/{session}/{secret}/v1/logs"): (401, 401, 401, 401, 401, 401),
+    ("GET", "/api/openapi.json"): (200, 200, 200, 200, 401, 401),
+    ("GET", "/api/worker"): (200, 200, 200, 403, 401, 401),
+    ("GET", "/api/worker/check"): (200, 200, 403, 403, 401, 401),
+    ("POST", "/api/worker/stop"): (200, 403, 403, 403, 401, 401),
+    ("POST", "/api/links"): (200, 403, 403, 403, 401, 401),
+    ("GET", "/api/workspaces"): (200, 200, 200, 403, 401, 401),
+    ("PATCH", "/api/workspaces/{workspace}"): (400, 400, 403, 403, 401, 401),
+    ("DELETE", "/api/workspaces/{workspace}"): (404, 404, 403, 403, 401, 401),
+    ("GET", "/api/workspaces/{workspace}/events"): (400, 400, 403, 400, 401, 401),
+    ("GET", "/api/resolve"): (400, 400, 400, 403, 401, 401),
+    ("GET", "/api/tasks"): (200, 200, 200, 403, 401, 401),
+    ("GET", "/api/tasks/{task}"): (200, 200, 200, 403, 401, 401),
+    ("POST", "/api/tasks"): (400, 400, 403, 403, 401, 401),
+    ("POST", "/api/tasks/{task}/status"): (400, 400, 403, 403, 401, 401),
+    ("GET", "/api/tasks/{task}/history"): (200, 200, 403, 403, 401, 401),
+    ("POST", "/api/tasks/{task}/attachments"): (400, 400, 400, 403, 401, 401),
+    ("GET", "/api/attachments/{attachment}"): (404, 404, 404, 403, 401, 401),
+    ("POST", "/api/start"): (400, 403, 403, 403, 401, 401),
+    ("GET", "/api/foreign"): (200, 200, 200, 403, 401, 401),
+    ("POST", "/api/adopt"): (400, 403, 403, 403, 401, 401),
+    ("POST", "/api/tasks/{task}/stop"): (404, 404, 403, 403, 401, 401),
+    ("POST", "/api/tasks/{task}/restart"): (400, 403, 403, 403, 401, 401),
+    ("DELETE", "/api/tasks/{task}"): (404, 404, 403, 403, 401, 401),
+    ("POST", "/api/peers"): (400, 400, 403, 403, 401, 401),
+    ("DELETE", "/api/peers"): (404, 404, 403, 403, 401, 401),
+    ("GET", "/api/tasks/{task}/terminal"): (200, 403, 403, 403, 401, 401),
+    ("GET", "/api/tasks/{task}/log"): (200, 200, 403, 403, 401, 401),
+    ("GET", "/api/tasks/{task}/variables"): (200, 403, 403, 403, 401, 401),
+    ("GET", "/api/tasks/{task}/changes"): (404, 404, 403, 403, 401, 401),
+    ("POST", "/api/tasks/{task}/merge"): (400, 403, 403, 403, 401, 401),
+    ("POST", "/api/tasks/{task}/proposal"): (400, 403, 403, 403, 401, 401),
+    ("POST", "/api/tasks/{task}/messages"): (400, 400, 400, 403, 401, 401),
+    ("GET", "/api/tasks/{task}/messages"): (200, 200, 403, 403, 401, 401),
+    ("GET", "/api/messages"): (400, 400, 403, 403, 401, 401),
+    ("GET", "/api/messages/{message}"): (200, 200, 200, 403, 401, 401),
+    ("GET", "/api/asks"): (200, 200, 403, 403, 401, 401),
+    ("GET", "/api/asks/{ask}"): (200, 200, 403, 403, 401, 401),
+    ("POST", "/api/asks/{ask}/decision"): (400, 400, 403, 403, 401, 401),
+    ("GET", "/api/events"): (200, 200, 403, 403, 401, 401),
+    ("POST", "/api/tokens"): (400, 403, 403, 403, 401, 401),
+    ("GET", "/api/tokens"): (200, 200, 403, 403, 401, 401),
+    ("POST", "/api/tokens/{token}/rotate"): (404, 403, 403, 403, 401, 401),
+    ("DELETE", "/api/tokens/{token}"): (404, 404, 403, 403, 401, 401),
+    ("POST", "/mcp/{workspace}"): (403, 403, 403, 403, 401, 401),  # its own: test_clients.py
+    ("GET", "/mcp/{workspace}"): (403, 403, 403, 403, 401, 401),
+    ("DELETE", "/mcp/{workspace}"): (403, 403, 403, 403, 401, 401),
 }
 """What each kind is answered, in the order of `KINDS`, to a request with an empty body: who may
 ask gets 200, or 400 or 404 because something is missing; who may not gets 401 or 403."""
@@ -196,8 +220,10 @@ ask gets 200, or 400 or 404 because something is missing; who may not gets 401 o
 DANGEROUS = {
     ("POST", "/api/tasks/{task}/stop"): "/api/tasks/t_none/stop",
     ("DELETE", "/api/tasks/{task}"): "/api/tasks/t_none",
+    ("DELETE", "/api/workspaces/{workspace}"): "/api/workspaces/none",
+    ("GET", "/api/workspaces/{workspace}/events"): "/api/workspaces/elsewhere/events?after=x",
 }
-"""Asked of a task that is not there, so that the scene stays."""
+"""Asked of what is not there, so that the scene stays; of a stream, so that it does not open."""
 
 
 def test_every_route_stands_in_the_table_and_nothing_else() -> None:
@@ -309,7 +335,9 @@ def test_a_process_that_is_gone_before_it_can_be_looked_at_is_nobody(scene: Scen
 # The page
 
 SOCKET_IO = "/socket.io/?EIO=4&transport=polling"
-CONNECT = {"person": 200, "page": 200, "session": 403, "wrong": 401, "nobody": 401}
+CONNECT = {
+    **{"person": 200, "page": 200, "session": 403, "token": 403, "wrong": 401, "nobody": 401},
+}
 EVENTS = {"SendTaskMessage": {"page", "person"}}
 
 
@@ -576,6 +604,55 @@ TOOLS: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({}, "usage"),
     ],
     "list_peers": [({}, "ok"), ({"all": True}, "usage")],
+    "createTask": [
+        ({"title": "May I?", "body": "Drop the table.", "assignee": "human"}, "ok"),
+        ({"title": "Do it", "body": "x", "attachments": []}, "ok"),
+        ({"title": "\n ", "body": "x"}, "usage"),
+        ({"title": "x" * 301, "body": "x"}, "usage"),
+        ({"title": "x", "body": "x", "assignee": "nobody"}, "usage"),
+        ({"title": "x", "body": "x", "attachments": "a.txt"}, "usage"),
+        ({"title": "x", "body": "x", "attachments": [{"filename": "a", "data": "?"}]}, "usage"),
+        ({"title": "x", "body": "x", "attachments": [{"filename": "..", "data": ""}]}, "usage"),
+        ({"title": "x"}, "usage"),
+    ],
+    "updateTaskStatus": [
+        ({"status": "blocked"}, "ok"),
+        ({"task_id": "backend", "status": "ongoing"}, "ok"),
+        ({"taskId": "frontend", "status": "completed"}, "forbidden"),
+        ({"task_id": "backend", "status": "notstarted"}, "forbidden"),
+        ({"task_id": "may-i", "status": "completed"}, "forbidden"),
+        ({"task_id": "may-i", "status": "rejected"}, "ok"),
+        ({"task_id": "may-i", "status": "blocked"}, "conflict"),
+        ({"status": "paused"}, "usage"),
+        ({"task_id": "stranger", "status": "ongoing"}, "not_found"),
+    ],
+    "reply": [
+        ({"text": "Half of it is done."}, "ok"),
+        ({"chatId": "frontend", "text": "x"}, "ok"),
+        ({"chat_id": "frontend", "chatId": "frontend", "text": "x"}, "usage"),
+        ({"chat_id": "stranger", "text": "x"}, "not_found"),
+        ({"chat_id": "t_none", "text": "x"}, "not_found"),
+        ({"chat_id": "frontend"}, "usage"),
+    ],
+    "getTaskMessages": [
+        ({}, "ok"),
+        ({"taskId": "frontend", "limit": 1}, "ok"),
+        ({"limit": 0}, "usage"),
+        ({"cursor": "nonsense"}, "usage"),
+        ({"task_id": "stranger"}, "not_found"),
+    ],
+    "getTask": [
+        ({"task_id": "frontend", "includeConversation": True}, "ok"),
+        ({}, "ok"),
+        ({"includeConversation": "yes"}, "usage"),
+        ({"taskId": "stranger"}, "not_found"),
+    ],
+    "getWorkspace": [({}, "ok"), ({"id": "elsewhere"}, "usage")],
+    "downloadAttachment": [
+        ({}, "usage"),
+        ({"attachmentId": "f_none"}, "not_found"),
+        ({"attachment_id": "../../claudedo.db"}, "not_found"),
+    ],
     "no_such_tool": [({}, "usage")],
 }
 """Every tool: what a session may ask of it, and the code of what it may not."""

@@ -41,6 +41,7 @@ from claudedo_worker.mailbox import Mailbox
 from claudedo_worker.store import Store
 from claudedo_worker.supervisor import Order, Supervisor
 from claudedo_worker.tasks import Tasks
+from tests.support import services
 from tests.support.records import a_session, a_task
 
 pytestmark = pytest.mark.anyio
@@ -92,8 +93,9 @@ class Machine:
         self.settings = settings.load({**self.environ, "CLAUDEDO_HOME": str(root / "state")})
         self.supervisor = RecordingSupervisor()
         self.foreign = ForeignSessions(store)
-        mailbox = Mailbox(store)
-        self.tasks = Tasks(self.settings, store, cast(Supervisor, self.supervisor), mailbox)
+        threads = services.threads(store, root)
+        supervisor = cast(Supervisor, self.supervisor)
+        self.tasks = Tasks(self.settings, store, supervisor, Mailbox(store, threads), threads)
         self.adoption = Adoption(store, self.foreign, self.tasks)
         self.running: list[subprocess.Popen[bytes]] = []
 

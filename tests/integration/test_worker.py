@@ -121,7 +121,8 @@ def test_both_doors_tell_the_same_and_say_who_serves(scene: Scene) -> None:
 
     assert on_socket == on_port
     assert worker.process is not None
-    assert on_socket.keys() == {"pid", "port", "url", "version", "protocol", "sessions"}
+    told = {"pid", "port", "url", "version", "protocol", "sessions", "attachment_limit"}
+    assert on_socket.keys() == told
     assert on_socket["pid"] == worker.process.pid
     assert on_socket["url"] == f"http://127.0.0.1:{worker.port}"
     assert worker.ask("GET", "/api/worker/check").json == {"database": "ok"}
@@ -143,7 +144,7 @@ def test_both_doors_tell_the_same_and_say_who_serves(scene: Scene) -> None:
         ("POST", "{messages}", {"body": "x", "priority": "urgent"}, 400, "usage"),
         ("POST", "{messages}", {"body": "x", "reply_to": "m_none"}, 404, "not_found"),
         ("POST", "{messages}", {"body": "x" * (256 * 1024 + 1)}, 400, "usage"),
-        ("POST", "{messages}", b" " * (4 * 1024 * 1024 + 1), 400, "usage"),
+        ("POST", "{messages}", b" " * (4 * 1024 * 1024 + 1), 413, "too_large"),
         ("POST", "/api/tasks/t_none/messages", {"body": "x"}, 404, "not_found"),
         ("GET", "/api/tasks/t%00%ff", None, 404, "not_found"),
         ("GET", "/api/messages/m_none", None, 404, "not_found"),

@@ -45,6 +45,7 @@ class Links:
         self.reached = asyncio.Event()  # it is being taken
         self.release = asyncio.Event()
         self.pushed: list[str] = []
+        self.metas: list[dict[str, str]] = []
         self.woken: list[str] = []
         self.typed: list[str] = []
 
@@ -55,6 +56,7 @@ class Links:
 
     async def push(self, content: str, meta: dict[str, str]) -> bool:
         self.pushed.append(content)
+        self.metas.append(meta)
         return True
 
     async def ping(self) -> bool:

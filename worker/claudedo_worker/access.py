@@ -1,7 +1,7 @@
-"""Who is asking: the person, one of our sessions, or nobody. The worker's outermost door.
+"""Who is asking: the person, one of our sessions, a client, nobody. The worker's outermost door.
 
-Looks at the connection (which socket, which process), the cookie, Host and Origin, and leaves the
-answer in the ASGI scope. What each kind may do stands beside each route; see `api`.
+Looks at the connection (which socket, which process), the cookie, the token, Host and Origin, and
+leaves the answer in the ASGI scope. What each kind may do stands beside each route; see `api`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from claudedo.errors import StorageError
+from claudedo.errors import StorageError, UnauthorizedError
+from claudedo.model import Token
 from claudedo_worker import processes
 
 Scope = MutableMapping[str, Any]
@@ -31,6 +32,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 IsOurs = Callable[[str], Awaitable[bool]]
+CheckToken = Callable[[str], Awaitable[tuple[Token, str]]]
 
 KEY = "claudedo.access"
 COOKIE_DAYS = 30
@@ -45,15 +47,19 @@ class Kind(StrEnum):
     PERSON = "person"  #: the 0600 unix socket
     PAGE = "page"  #: the cookie, got through a one-time link
     SESSION = "session"  #: a process below one of our sessions, whatever socket it uses
+    TOKEN = "token"  #: a token of one workspace, shown by an MCP client that is not ours
     NOBODY = "nobody"  #: none, or a process that was gone before it could be looked at
 
 
 @dataclass(frozen=True)
 class Access:
-    """Whose request it is. `session_id` is set for kind SESSION."""
+    """Whose request it is. `session_id` is set for kind SESSION, `token` for kind TOKEN."""
 
     kind: Kind
     session_id: str | None = None
+    token: Token | None = None
+    shown: str = ""  # the digest of the token's text
+    refusal: str | None = None  # why what was shown is worth nothing
 
 
 class PeerProtocol(H11Protocol):
@@ -82,9 +88,21 @@ def peer_pid(connection: Any) -> int:
 class Door:
     """Makes and checks page credentials, and wraps the application."""
 
-    def __init__(self, app: App, secret: str, worker_id: str, is_ours: IsOurs) -> None:
-        """`is_ours` tells if a session id is one of this worker's, dead or alive."""
+    def __init__(
+        self,
+        app: App,
+        secret: str,
+        worker_id: str,
+        is_ours: IsOurs,
+        check_token: CheckToken | None = None,
+    ) -> None:
+        """`is_ours` tells if a session id is one of this worker's, dead or alive.
+
+        `check_token` gives the valid token of a text, and the text's digest, or raises
+        `UnauthorizedError`.
+        """
         self._app = app
+        self._check_token = check_token
         self._secret = secret.encode()
         self._is_ours = is_ours
         self.cookie_name = f"claudedo_{worker_id}"
@@ -130,7 +148,7 @@ class Door:
             await refuse(scope, receive, send, 403, "forbidden", refusal)
             return
         try:
-            scope[KEY] = await self._on_unix(scope) if on_unix else self._on_port(headers)
+            scope[KEY] = await (self._on_unix(scope) if on_unix else self._on_port(scope, headers))
         except StorageError as error:
             await refuse(scope, receive, send, 507, error.code, str(error))
             return
@@ -148,12 +166,30 @@ class Door:
                 return Access(Kind.SESSION, session_id)
         return Access(Kind.PERSON)
 
-    def _on_port(self, headers: dict[str, str]) -> Access:
+    async def _on_port(self, scope: Scope, headers: dict[str, str]) -> Access:
         pairs = (pair.strip().partition("=") for pair in headers.get("cookie", "").split(";"))
         # By hand: http.cookies stops at the first cookie it dislikes, and every program on this
         # host shares our jar.
         valid = any(name == self.cookie_name and self._valid(value) for name, _, value in pairs)
-        return Access(Kind.PAGE if valid else Kind.NOBODY)
+        if valid:
+            return Access(Kind.PAGE)
+        text = shown_token(scope, headers)
+        if text is None or self._check_token is None:
+            return Access(Kind.NOBODY)
+        try:
+            token, digest = await self._check_token(text)
+        except UnauthorizedError as error:
+            return Access(Kind.NOBODY, refusal=str(error))
+        return Access(Kind.TOKEN, token=token, shown=digest)
+
+
+def shown_token(scope: Scope, headers: dict[str, str]) -> str | None:
+    """The token that a request shows: as `Authorization: Bearer`, else as `?token=`."""
+    scheme, _, text = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and text.strip():
+        return text.strip()
+    query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
+    return next(iter(query.get("token", [])), None)
 
 
 def _foreign(headers: dict[str, str]) -> str | None:

@@ -180,7 +180,7 @@ class Courier:
             if again:
                 chosen = [await self._store.message(item) for item in again.message_ids]
             else:
-                chosen = _batch(await self._store.deliverable(self._task.id), limit)
+                chosen = batch(await self._store.deliverable(self._task.id), limit)
                 if chosen:
                     await self._offer(Transport.INBOX, chosen, tool_use_id=tool_use_id)
             pending = await self._store.pending(self._task.id) - len(chosen)
@@ -582,7 +582,7 @@ def _refusal(reason: str) -> dict[str, Any]:
     return {"hookSpecificOutput": decision}
 
 
-def _batch(mail: Sequence[Message], limit: int | None) -> list[Message]:
+def batch(mail: Sequence[Message], limit: int | None) -> list[Message]:
     """The first messages that fit into one result, at least one, at most `limit`."""
     chosen: list[Message] = []
     room = INBOX_LIMIT - 50  # what stands around them
@@ -603,11 +603,13 @@ def _meta(task: Task, attempt: Attempt, message: Message | None) -> dict[str, st
     if message is None:
         ours = {"message_id": attempt.id, "sender": "claudedo", "user": "claudedo"}
         return {"chat_id": task.id, **ours, "ts": attempt.created_at, "priority": Priority.NORMAL}
-    return {
-        "chat_id": task.id,
+    meta = {
+        "chat_id": message.thread,
         "message_id": message.id,
         "sender": message.sender,
         "user": "human" if message.sender == USER else message.sender_name,
         "ts": message.created_at,
         "priority": message.priority,
     }
+    files = ",".join(file.id for file in message.attachments)
+    return {**meta, "attachments": files} if files else meta

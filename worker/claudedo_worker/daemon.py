@@ -29,18 +29,27 @@ from claudedo.settings import Settings, make_private
 from claudedo_worker import api
 from claudedo_worker.access import Door, PeerProtocol, Receive, Scope, Send
 from claudedo_worker.adoption import Adoption
+from claudedo_worker.attachments import Attachments
 from claudedo_worker.bus import Bus
+from claudedo_worker.clients import Clients
 from claudedo_worker.database import Database
 from claudedo_worker.foreign import ForeignSessions
+from claudedo_worker.listeners import Listeners
 from claudedo_worker.live import LiveSession
 from claudedo_worker.mailbox import Mailbox, SessionCaller
+from claudedo_worker.mcp_http import McpHttp
 from claudedo_worker.notify import Notifier
+from claudedo_worker.permission_relay import PermissionRelay
 from claudedo_worker.processes import SESSION_VARIABLE
 from claudedo_worker.realtime import Realtime
 from claudedo_worker.session_link import SessionServer
 from claudedo_worker.store import Store
 from claudedo_worker.supervisor import Supervisor
+from claudedo_worker.task_tools import TaskTools
 from claudedo_worker.tasks import Tasks
+from claudedo_worker.threads import Party, Threads, session_of
+from claudedo_worker.tokens import Tokens
+from claudedo_worker.workspaces import Workspaces
 
 log = logging.getLogger(__name__)
 
@@ -83,15 +92,30 @@ async def _serve(settings: Settings) -> None:
         bus.last = await store.last_event()
         port = await _port(settings, store)
         stack.callback(port.close)
-        mailbox = Mailbox(store)
+        attachments = Attachments(settings.attachments, store, settings.largest_attachment)
+        await attachments.sweep()
+        threads = Threads(store, attachments)
+        mailbox = Mailbox(store, threads)
+
+        def tools_for(party: Party) -> TaskTools:
+            return TaskTools(store, threads, attachments, party)
 
         def make_caller(live: LiveSession) -> SessionCaller:
-            return SessionCaller(store, mailbox, live)
+            return SessionCaller(store, mailbox, live, tools_for(session_of(live.task)))
 
         url = f"http://{HOST}:{port.getsockname()[1]}"
         supervisor = Supervisor(settings, store, make_caller, url)
         bus.subscribe(supervisor.notice)
-        tasks, foreign = Tasks(settings, store, supervisor, mailbox), ForeignSessions(store)
+        tokens = Tokens(store)
+        clients = Clients(store, tokens, threads, tools_for)
+        bus.subscribe(clients.notice)
+        relay = PermissionRelay(store, clients, threads)
+        clients.sweeps.append(relay.tidy)
+        listeners = Listeners(store, bus, tokens)
+        bus.subscribe(listeners.notice)
+        version = metadata.version("claudedo")
+        tasks = Tasks(settings, store, supervisor, mailbox, threads)
+        foreign = ForeignSessions(store)
         context = api.Context(
             store=store,
             bus=bus,
@@ -99,8 +123,15 @@ async def _serve(settings: Settings) -> None:
             foreign=foreign,
             adoption=Adoption(store, foreign, tasks),
             mailbox=mailbox,
+            threads=threads,
+            attachments=attachments,
             supervisor=supervisor,
-            version=metadata.version("claudedo"),
+            tokens=tokens,
+            relay=relay,
+            mcp=McpHttp(store, clients, relay, version),
+            listeners=listeners,
+            workspaces=Workspaces(store, tasks),
+            version=version,
             stop=stop.set,
             url=url,
         )
@@ -121,6 +152,8 @@ async def _serve(settings: Settings) -> None:
         stack.push_async_callback(links.stop)
         await realtime.start()
         stack.push_async_callback(realtime.stop)
+        clients.start()
+        stack.push_async_callback(clients.stop)
         own = _unix_socket(settings.worker_socket)
         stack.callback(settings.worker_socket.unlink, missing_ok=True)
         server = Server(_config(door))
@@ -132,6 +165,9 @@ async def _serve(settings: Settings) -> None:
             [serving, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED
         )
         server.should_exit = True
+        # Or their open streams would keep the server waiting.
+        await clients.stop()
+        listeners.stop()
         await serving
 
 
@@ -152,7 +188,7 @@ async def _door(store: Store, context: api.Context, realtime: Realtime) -> Door:
     async def is_ours(session_id: str) -> bool:
         return await store.session_credential(session_id) is not None
 
-    door = Door(application, secret, worker_id, is_ours)
+    door = Door(application, secret, worker_id, is_ours, context.tokens.check)
     inner = realtime.wrap(api.build(replace(context, door=door)))
     return door
 

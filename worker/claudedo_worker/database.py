@@ -87,8 +87,12 @@ class Database:
     async def transaction(self) -> AsyncIterator[None]:
         """One write at a time: commits at the end, rolls back on any exception.
 
-        What this coroutine reads inside is what it wrote; others see it after the commit.
+        What this coroutine reads inside is what it wrote; others see it after the commit. Inside
+        another transaction of the same coroutine it is a part of that one.
         """
+        if self.inside:
+            yield
+            return
         async with self._writing:
             self._owner = asyncio.current_task()
             try:
@@ -104,10 +108,14 @@ class Database:
             finally:
                 self._owner = None
 
+    @property
+    def inside(self) -> bool:
+        """True for the coroutine that is in a transaction."""
+        return self._owner is not None and self._owner is asyncio.current_task()
+
     async def all(self, name: str, /, **values: Any) -> Sequence[Row]:
         """Run the statement `name`; return all its rows."""
-        inside = self._owner is not None and self._owner is asyncio.current_task()
-        connection = self._writer if inside else self._reader
+        connection = self._writer if self.inside else self._reader
         with _explained(self._path):
             rows = await connection.execute_fetchall(self._statements[name], values)
         return list(rows)

@@ -41,6 +41,7 @@ class Decision:
     text: str | None = None
     answers: Mapping[str, str | list[str]] | None = None
     input: Mapping[str, Any] | None = None
+    keep_open: bool = False  # an answer that does not complete a person's task
 
     @property
     def is_bare(self) -> bool:
@@ -70,6 +71,7 @@ class Ruling:
 
 def rule(ask: Ask, decision: Decision) -> Ruling:
     """What `decision` means for `ask`. Raises `UsageError`, and `RefusedError` with what to do."""
+    _refuse_extras(decision, "what a session asks", ("keep_open",))
     match decision.decision:
         case "allow":
             return _allow(ask, decision)
@@ -79,6 +81,28 @@ def rule(ask: Ask, decision: Decision) -> Ruling:
         case "answer":
             _refuse_extras(decision, "answer", ("always", "reason", "input"))
             return _answer(ask, decision)
+    raise UsageError(f"{decision.decision!r} is no decision; there are allow, deny and answer.")
+
+
+def of_task(decision: Decision) -> tuple[AskOutcome, str | None]:
+    """What a decision means for a task that was made for the person, and the words with it.
+
+    Raises `UsageError` for what does not go with it.
+    """
+    match decision.decision:
+        case "allow":
+            _refuse_extras(
+                decision,
+                "allow of a task",
+                ("always", "reason", "text", "answers", "input", "keep_open"),
+            )
+            return AskOutcome.ALLOWED, None
+        case "deny":
+            _refuse_extras(decision, "deny", ("always", "text", "answers", "input", "keep_open"))
+            return AskOutcome.DENIED, decision.reason
+        case "answer":
+            _refuse_extras(decision, "answer", ("always", "reason", "answers", "input"))
+            return AskOutcome.ANSWERED, decision.text or ""
     raise UsageError(f"{decision.decision!r} is no decision; there are allow, deny and answer.")
 
 

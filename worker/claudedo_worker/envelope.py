@@ -81,6 +81,13 @@ def opened(text: str) -> list[tuple[str, str]]:
     return [(found["peer"] or USER, found["body"]) for found in _LETTER.finditer(text)]
 
 
+def words(message: Message) -> str:
+    """A message's body as it is given; an answer to what the recipient asked says so."""
+    if message.response_to is None:
+        return message.body
+    return f"[Response to task {message.response_to}]\n\n{message.body}"
+
+
 def fitting(messages: Sequence[Message], limit: int = HOOK_LIMIT) -> list[Message]:
     """The first of `messages` that fit into one letter together, skipping those too large."""
     room = limit - size(letter("a_" + "0" * 26, []))
@@ -106,6 +113,10 @@ def _one(attempt_id: str, message: Message, noticed: bool) -> str:
         flags.append(f"priority {message.priority}")
     if message.reply_to:
         flags.append(f"in reply to {message.reply_to}")
+    if message.thread_id:
+        flags.append(f"in the thread of task {message.thread_id}")
+    if message.attachments:
+        flags.append(f"attachments {' '.join(file.id for file in message.attachments)}")
     if noticed:
         flags.append("shown before as a channel notice: act on it once")
-    return f"[begin {attempt_id}: {', '.join(flags)}]\n{message.body}\n[end {attempt_id}]"
+    return f"[begin {attempt_id}: {', '.join(flags)}]\n{words(message)}\n[end {attempt_id}]"

@@ -31,7 +31,12 @@ SERVER = claude_args.SERVER
 HOOK_TOOL = "hook"
 WAITER_SECONDS = 86_400  # the longest time-out seen to work (15.3); a typed line covers the rest
 ASK_SECONDS = 14 * 86_400  # an ask is held over a holiday, not for the ten minutes of 13.7
-ALLOWED = ("check_inbox", "inbox_status", "send_to_task", "send_to_peer", "list_peers")
+ALLOWED = (
+    *("check_inbox", "inbox_status", "send_to_task", "send_to_peer", "list_peers"),
+    *("createTask", "updateTaskStatus", "reply", "getTaskMessages", "getTask", "getWorkspace"),
+    "downloadAttachment",
+)
+"""Our tools, which need no permission: what they may do is decided by the worker."""
 
 # What a Claude session leaves in the environment of its children (10.3). One of them would keep
 # the new session from writing a transcript.
@@ -80,6 +85,12 @@ once. Call `check_inbox` when you are told that messages are pending, and after 
 
 To write to a peer use `mcp__claudedo__send_to_peer`; answer a message by giving its id as
 `reply_to`. Peers come and go: `mcp__claudedo__list_peers` names those that you have now.
+
+To tell your user something that must not be overlooked use `mcp__claudedo__reply`.
+When you need their decision, or something that only a person can do, call
+`mcp__claudedo__createTask` with `assignee: "human"`, then go on with other work or end your turn:
+their answer reaches you by itself and begins `[Response to task …]`. Files that a message names as
+attachments you get with `mcp__claudedo__downloadAttachment`.
 """
 
 

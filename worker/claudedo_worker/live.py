@@ -23,6 +23,7 @@ from claudedo_worker.receipts import Receipts
 from claudedo_worker.session_link import Bridge, Waiter
 from claudedo_worker.store import Store
 from claudedo_worker.terminal import Terminal, TerminalLostError
+from claudedo_worker.threads import lease_end
 from claudedo_worker.transcript import Transcript, locate
 from claudedo_worker.usage import Account
 
@@ -41,6 +42,9 @@ LOCATE_EVERY = 1.0
 
 COUNT_EVERY = 3.0
 """Seconds between two looks at what the conversation used."""
+
+SIGN_OF_LIFE = 60.0
+"""Seconds between two renewals of what the session claimed."""
 
 BOX_PAUSE = 5.0
 """Seconds until an input box that held a draft is looked at again."""
@@ -93,6 +97,7 @@ class LiveSession:
         self._adopted = adopted
         self._channel_asked = False
         self._located_at = 0.0
+        self._claims_at = -SIGN_OF_LIFE
         self._box_due = 0.0
         self._seen: tuple[dialogs.Dialog, float] | None = None
         self._up = False  # its registry file was seen: past the start-up dialogs (16.3)
@@ -149,6 +154,7 @@ class LiveSession:
         elif not self._up:
             await self._look_at_dialogs()
         await self._locate()
+        await self._keep_claims()
         await self._follow_asks()
         await self.courier.step()
         # The courier may have learnt that the channel is closed, or a turn refused.
@@ -183,6 +189,12 @@ class LiveSession:
             changes["channel"] = self._channel_asked or self.session.channel
             changes["cli_version"] = entry.version or self.session.cli_version
         await self.change(**changes)
+
+    async def _keep_claims(self) -> None:
+        """A session that lives keeps the tasks that it claimed."""
+        if time.monotonic() - self._claims_at >= SIGN_OF_LIFE:
+            self._claims_at = time.monotonic()
+            await self.store.extend_claims(f"task:{self.task.id}", lease_end())
 
     async def _follow_asks(self) -> None:
         if self.asks.headline() and await self.store.halting(self.task.id):

@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-import time
-from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from claudedo import protocol
-from claudedo.errors import AmbiguousError, ForbiddenError, NotFoundError, RefusedError
-from claudedo.model import (
-    USER,
-    Message,
-    Priority,
-    Receipts,
-    SessionState,
-    Task,
-    check_body,
-    new_id,
-    now,
-)
+from claudedo.errors import AmbiguousError, ForbiddenError, NotFoundError
+from claudedo.model import Message, Priority, SessionState, Task
 from claudedo_worker import mcp_server
 from claudedo_worker.live import LiveSession
 from claudedo_worker.store import Store
-
-BURST, BURST_SECONDS = 30, 60.0
-"""So many messages from one session to one task in so many seconds: more is a loop."""
+from claudedo_worker.task_tools import TaskTools
+from claudedo_worker.threads import PERSON, Threads, session_of
 
 
 class Mailbox:
-    """Stores what is said to tasks."""
+    """Stores what is said to tasks by the person, and by command from within a session."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, threads: Threads) -> None:
         self._store = store
-        self._recent: dict[tuple[str, str], deque[float]] = {}
-        self._slowed: set[tuple[str, str]] = set()
+        self._threads = threads
 
     async def send(
         self,
@@ -44,50 +31,26 @@ class Mailbox:
         key: str | None,
         priority: Priority = Priority.NORMAL,
         reply_to: str | None = None,
+        attachments: Sequence[str] = (),
     ) -> Message:
-        """Store a message from the person (`sender` None) or from a task's session.
+        """Say something in a task's thread: the person (`sender` None), or a task's session.
 
-        The same again from the same sender under the same `key` gives the message that was stored
-        the first time. Raises `UsageError` for a bad body, `ForbiddenError`, `NotFoundError` for an
-        unknown `reply_to`, `ConflictError` for a `key` that belongs to another message,
-        `RefusedError` when a session writes to another without end.
+        `attachments` are ids of files that were uploaded. Raises what `Threads.say` does.
         """
-        check_body(body)
-        if sender and priority is Priority.HALT:
-            raise ForbiddenError("Only a person may halt a session.")
-        if reply_to:
-            await self._check_reply(reply_to)
-        name = f"task:{sender.id}" if sender else USER
-        repeated = key is not None and await self._store.message_by_key(name, key)
-        if sender and not repeated:
-            await self._slow_down(sender, task)
-        at = now()
-        message, _ = await self._store.add_message(
-            Message(
-                id=new_id("m"),
-                task_id=task.id,
-                sender=name,
-                sender_name=sender.name if sender else USER,
-                body=body,
-                priority=priority,
-                reply_to=reply_to,
-                created_at=at,
-                receipts=Receipts(stored_at=at),
-            ),
-            key or new_id("k"),
+        party = session_of(sender) if sender else PERSON
+        return await self._threads.say(
+            party,
+            task,
+            body,
+            given=attachments,
+            reply_to=reply_to,
+            priority=priority,
+            key=key,
         )
-        return message
-
-    async def _check_reply(self, reply_to: str) -> None:
-        try:
-            await self._store.message(reply_to)
-        except NotFoundError as error:
-            raise NotFoundError(f"There is no message {reply_to!r} to reply to.") from error
 
     async def reach(self, sender: Task) -> list[Task]:
         """The tasks that a session may write to: those of its workspace, and its peers."""
-        tasks = [t for t in await self._store.tasks() if t.workspace_id == sender.workspace_id]
-        return tasks + [t for t in await self._store.peers(sender.id) if t not in tasks]
+        return await self._threads.reach(session_of(sender))
 
     async def check_reach(self, sender: Task, task: Task) -> None:
         """Raise `ForbiddenError` if a session of `sender` may not write to `task`."""
@@ -97,31 +60,34 @@ class Mailbox:
                 "session cannot write to it. The user can link the two."
             )
 
-    async def _slow_down(self, sender: Task, task: Task) -> None:
-        """Refuse a message that is one too many; the first refusal of a burst is told to people."""
-        at = time.monotonic()
-        times = self._recent.setdefault((sender.id, task.id), deque(maxlen=BURST))
-        if len(times) < BURST or at - times[0] >= BURST_SECONDS:
-            times.append(at)
-            self._slowed.discard((sender.id, task.id))
-            return
-        if (sender.id, task.id) not in self._slowed:
-            self._slowed.add((sender.id, task.id))
-            payload = {"sender": sender.name, "recipient": task.name}
-            await self._store.add_event("peers.slowed", task, payload)
-        raise RefusedError(
-            f"Not sent: {BURST} messages to {task.name} within a minute. Collect what you have to "
-            "say in one message, and wait for the answer before you write again."
-        )
-
 
 class SessionCaller:
     """What one session's tools may do: always for its own task."""
 
-    def __init__(self, store: Store, mailbox: Mailbox, live: LiveSession) -> None:
+    def __init__(
+        self,
+        store: Store,
+        mailbox: Mailbox,
+        live: LiveSession,
+        tools: TaskTools,
+    ) -> None:
         self._store = store
         self._mailbox = mailbox
         self._live = live
+        self._tools = tools
+
+    @property
+    def tools(self) -> TaskTools:
+        """The tools about tasks."""
+        return self._tools
+
+    async def begin(self, tool_use_id: str | None) -> str | None:
+        """Let the transcript show first that the model read what it may be about to answer."""
+        await self._live.courier.proven(tool_use_id)
+        return self._key(tool_use_id)
+
+    def _key(self, tool_use_id: str | None) -> str | None:
+        return f"{self._live.session.conversation}:{tool_use_id}" if tool_use_id else None
 
     async def check_inbox(
         self, task_id: str | None, limit: int | None, tool_use_id: str | None
@@ -155,7 +121,7 @@ class SessionCaller:
             task,
             body,
             sender=self._live.task,
-            key=f"{self._live.session.conversation}:{tool_use_id}" if tool_use_id else None,
+            key=self._key(tool_use_id),
             priority=priority,
             reply_to=reply_to,
         )

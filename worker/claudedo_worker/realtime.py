@@ -139,8 +139,8 @@ class Realtime:
         if not 2 <= len(given) <= 3 or not all(isinstance(value, str) for value in given[:2]):
             raise UsageError("SendTaskMessage takes a task's id, a text, and options.")
         options = given[2] if len(given) == 3 and given[2] is not None else {}
-        if not isinstance(options, dict) or options.keys() - {"key", "priority", "reply_to"}:
-            raise UsageError("The options are `key`, `priority` and `reply_to`.")
+        if not isinstance(options, dict) or options.keys() - OPTIONS:
+            raise UsageError("The options are `key`, `priority`, `reply_to` and `attachments`.")
         priority = _text(options, "priority") or "normal"
         if priority not in set(Priority):
             raise UsageError(f"{priority!r} is no priority; there are {', '.join(Priority)}.")
@@ -151,9 +151,12 @@ class Realtime:
             key=_text(options, "key"),
             priority=Priority(priority),
             reply_to=_text(options, "reply_to"),
+            attachments=_texts(options, "attachments"),
         )
         return protocol.sent_json(message)
 
+
+OPTIONS = frozenset({"key", "priority", "reply_to", "attachments"})
 
 CONNECT = frozenset({Kind.PAGE, Kind.PERSON})
 """Who may connect."""
@@ -169,3 +172,10 @@ def _text(options: dict[str, Any], key: str) -> str | None:
     if value is not None and not isinstance(value, str):
         raise UsageError(f"`{key}` must be a text.")
     return value
+
+
+def _texts(options: dict[str, Any], key: str) -> list[str]:
+    values = options.get(key) or []
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise UsageError(f"`{key}` must be a list of texts.")
+    return values

@@ -10,24 +10,30 @@ change belongs to was removed meanwhile.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from claudedo.errors import ConflictError, NotFoundError
 from claudedo.model import (
+    USER,
     Ask,
     AskKind,
     AskOutcome,
     Assignee,
+    Attachment,
     Attempt,
+    Connection,
     DecidedBy,
     Event,
     Failure,
     FailureKind,
     Launch,
+    Lent,
     Message,
+    Move,
     Outcome,
     Priority,
     Receipts,
@@ -36,6 +42,7 @@ from claudedo.model import (
     SessionState,
     Task,
     TaskStatus,
+    Token,
     Transport,
     Usage,
     Workspace,
@@ -52,12 +59,43 @@ KEPT_EVENTS, KEPT_DAYS = 100_000, 30
 """How many events are kept, and for how long; who was away longer reads the state anew."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a page of a thread begins: before a row, or after it. By omission at the newest."""
+
+    row: int = 2**63 - 1
+    after: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """Some messages of a thread, oldest first, and the rows of the first and the last of them."""
+
+    messages: tuple[Message, ...]
+    first: int
+    last: int
+    more: bool  # on the side that it was looked for on
+
+
 class Store:
     """The state of one claudedo home. Safe to call from many coroutines of one process."""
 
     def __init__(self, database: Database, announce: Announce) -> None:
         self._db = database
         self._announce = announce
+        self._held: list[Event] = []  # told when the transaction around them is over
+
+    @asynccontextmanager
+    async def together(self) -> AsyncIterator[None]:
+        """Everything changed inside is one transaction; what is told of it is told afterwards."""
+        if self._db.inside:
+            yield
+            return
+        async with self._db.transaction():
+            self._held = []
+            yield
+            held, self._held = self._held, []
+        self._tell(held)
 
     # Notes of the database itself
 
@@ -81,6 +119,22 @@ class Store:
         """All projects by name."""
         return [Workspace(**dict(row)) for row in await self._db.all("workspaces")]
 
+    async def workspace(self, workspace_id: str) -> Workspace:
+        """One project. Raises `NotFoundError`."""
+        found = [one for one in await self.workspaces() if one.id == workspace_id]
+        if not found:
+            raise NotFoundError(f"There is no workspace {workspace_id!r}.")
+        return found[0]
+
+    async def find_workspace(self, named: str) -> Workspace:
+        """The project of that id or name. Raises `NotFoundError`."""
+        workspaces = await self.workspaces()
+        for workspace in workspaces:
+            if named in (workspace.id, workspace.name):
+                return workspace
+        known = ", ".join(workspace.name for workspace in workspaces) or "none yet"
+        raise NotFoundError(f"There is no workspace {named!r}; there are: {known}.")
+
     async def workspace_for(self, root: str, name: str) -> Workspace:
         """The project of the repository at `root`, created under a free form of `name` if new."""
         async with self._db.transaction():
@@ -93,6 +147,32 @@ class Store:
             events = [await self._event("workspace.updated", made.id, None, {"name": made.name})]
         self._tell(events)
         return made
+
+    async def rename_workspace(self, workspace: Workspace, name: str) -> Workspace:
+        """Give a project another name.
+
+        Raises `ConflictError` if it is taken, `NotFoundError` if the project was removed.
+        """
+        async with self._db.transaction():
+            if name in {one.name for one in await self.workspaces() if one.id != workspace.id}:
+                raise ConflictError(f"There is a workspace {name!r} already.")
+            if not await self._db.run("rename_workspace", {"id": workspace.id, "name": name}):
+                raise NotFoundError(f"There is no workspace {workspace.id!r}.")
+            event = await self._event("workspace.updated", workspace.id, None, {"name": name})
+        self._tell([event])
+        return replace(workspace, name=name)
+
+    async def remove_workspace(self, workspace: Workspace) -> None:
+        """Forget a project and its tokens. Raises `ConflictError` if it has tasks."""
+        async with self._db.transaction():
+            if await self._db.one("task_of_workspace", workspace_id=workspace.id):
+                raise ConflictError(
+                    f"{workspace.name} has got another task meanwhile, so it stays; try again."
+                )
+            await self._db.run("delete_workspace", {"id": workspace.id})
+            told = {"name": workspace.name}
+            event = await self._event("workspace.removed", workspace.id, None, told)
+        self._tell([event])
 
     # Tasks and links
 
@@ -124,15 +204,87 @@ class Store:
         self._tell([event])
         return changed
 
-    async def remove_task(self, task: Task) -> None:
-        """Forget a task, with its sessions, messages and links."""
+    async def move_task(self, task: Task, after: TaskStatus, party: str, name: str) -> Task:
+        """Change a task's status, remember who did, and tell. `moves.check` comes before.
+
+        Raises `ConflictError` if the status is not what the caller saw.
+        """
+        at = now()
+        change = {"before": task.status, "after": after}
         async with self._db.transaction():
+            if not await self._db.run("move_task", {"id": task.id, **change}):
+                there = await self.task(task.id)
+                raise ConflictError(f"{task.name} is {there.status} meanwhile, not {task.status}.")
+            values = {"task_id": task.id, "at": at, "party": party, "name": name, **change}
+            await self._db.run("insert_move", values)
+            told = {"status": after, "previous": task.status, "by": party}
+            event = await self._event("status.updated", task.workspace_id, task.id, told)
+        self._tell([event])
+        return replace(task, status=after)
+
+    async def moves(self, task_id: str) -> list[Move]:
+        """The changes of a task's status, oldest first."""
+        return [_move(row) for row in await self._db.all("moves", task_id=task_id)]
+
+    async def claim_task(self, workspace_id: str, party: str, until: str) -> Task | None:
+        """Give `party` the oldest agent task that nobody works on, until the moment `until`.
+
+        None if there is none. Of many who ask at once each gets another one. What waits in its
+        inbox goes to the session that claimed it.
+        """
+        async with self._db.transaction():
+            values = {"workspace_id": workspace_id, "party": party, "until": until, "now": now()}
+            row = await self._db.one("claim_task", **values)
+            if row is None:
+                return None
+            task = await self.task(row["id"])
+            events = [await self._event("task.updated", workspace_id, task.id, {"holder": party})]
+            if party.startswith("task:"):
+                events += await self._hand_over(task, await self.task(party.removeprefix("task:")))
+        self._tell(events)
+        return task
+
+    async def _hand_over(self, task: Task, to: Task) -> list[Event]:
+        if not await self._db.run("hand_over", {"task_id": task.id, "to": to.id}):
+            return []
+        told = {"thread": task.id, "pending": await self.pending(to.id)}
+        return [await self._event("message.queued", to.workspace_id, to.id, told)]
+
+    async def extend_claims(self, party: str, until: str) -> None:
+        """What `party` claimed stays its own until then."""
+        async with self._db.transaction():
+            await self._db.run("extend_claims", {"party": party, "until": until})
+
+    async def release_task(self, task: Task) -> None:
+        """Nobody holds the task any more."""
+        async with self._db.transaction():
+            await self._db.run("release_task", {"id": task.id})
+            told = {"holder": None}
+            event = await self._event("task.updated", task.workspace_id, task.id, told)
+        self._tell([event])
+
+    async def counts(self, workspace_id: str) -> dict[TaskStatus, int]:
+        """How many tasks of a workspace have each status."""
+        rows = await self._db.all("counts", workspace_id=workspace_id)
+        there = {row["status"]: row["tasks"] for row in rows}
+        return {status: there.get(status, 0) for status in TaskStatus}
+
+    async def remove_task(self, task: Task) -> list[Attachment]:
+        """Forget a task, with its sessions, messages and links; returns its files, forgotten, too.
+
+        What was said in its thread to the session of another task stays there, with what it
+        carries.
+        """
+        async with self._db.transaction():
+            await self._db.run("keep_carried", {"task_id": task.id})
+            files = await self.attachments_of_task(task.id)
             await self._db.run("delete_task", {"id": task.id})
             await self._db.run("forget_words", {})
             event = await self._event(
                 "task.removed", task.workspace_id, task.id, {"name": task.name}
             )
         self._tell([event])
+        return files
 
     async def task(self, task_id: str) -> Task:
         """One task. Raises `NotFoundError`."""
@@ -143,6 +295,12 @@ class Store:
     async def tasks(self) -> list[Task]:
         """All tasks, oldest first within their workspace."""
         return [_task(row) for row in await self._db.all("tasks")]
+
+    async def near(self, workspace_id: str, task_id: str | None = None) -> list[Task]:
+        """The tasks of a workspace, and the peers of a task of it, by age within a workspace."""
+        tasks = [task for task in await self.tasks() if task.workspace_id == workspace_id]
+        peers = await self.peers(task_id) if task_id else []
+        return tasks + [peer for peer in peers if peer.workspace_id != workspace_id]
 
     async def link(self, one: Task, other: Task) -> None:
         """Make two tasks peers; nothing happens if they are."""
@@ -204,10 +362,15 @@ class Store:
                 changes["since"] = now()
             changed = replace(kept, **changes)
             await self._db.run("update_session", _session_values(changed))
-            event = await self._event(
-                "session.updated", task.workspace_id, task.id, _state(changed)
-            )
-        self._tell([event])
+            events = [
+                await self._event("session.updated", task.workspace_id, task.id, _state(changed))
+            ]
+            if kept.state is SessionState.STARTING and changed.state in _UP:
+                told = {"session_id": changed.id, "name": task.name, "client": _client(changed)}
+                events.append(
+                    await self._event("agent.connected", task.workspace_id, task.id, told)
+                )
+        self._tell(events)
         return changed
 
     async def set_credential(self, session_id: str, hashed: str) -> None:
@@ -343,12 +506,16 @@ class Store:
 
     # Messages
 
-    async def add_message(self, message: Message, key: str) -> tuple[Message, bool]:
-        """Store a message under the sender's idempotency key.
+    async def add_message(
+        self, message: Message, key: str, attachments: Sequence[str] = ()
+    ) -> tuple[Message, bool]:
+        """Store a message under the sender's idempotency key, with the files that it carries.
 
         Returns the stored message and whether it is new: the same again from the same sender gives
-        the first one back. Raises `ConflictError` if the key belongs to another message of that
-        sender, `NotFoundError` if the recipient does not exist.
+        the first one back. `attachments` are ids of files that the sender gave to the thread's
+        task and no message carries yet; raises `NotFoundError` for another one and for
+        a recipient that does not exist, `ConflictError` if the key belongs to another message of
+        that sender.
         """
         async with self._db.transaction():
             task = await self.task(message.task_id)
@@ -360,44 +527,104 @@ class Store:
                     )
                 return earlier, False
             await self._db.run("insert_message", {**_message_values(message), "key": key})
-            events = await self._tell_queued(task, message)
-            if message.reply_to:
-                events += await self._mark_answered(message)
+            for attachment in attachments:
+                await self._carry(message, attachment)
+            events = await self._tell_said(task, message)
+            events += await self._mark_answered(message)
+            stored = await self.message(message.id)
         self._tell(events)
-        return replace(message, recipient=task.name), True
+        return stored, True
+
+    async def _carry(self, message: Message, attachment: str) -> None:
+        place = {"task_id": message.thread, "message_id": message.id, "party": message.sender}
+        if not await self._db.run("carry_attachment", {"id": attachment, **place}):
+            raise NotFoundError(f"There is no attachment {attachment!r} to send here.")
 
     async def message_by_key(self, sender: str, key: str) -> Message | None:
         """The message that `sender` stored under this idempotency key."""
         row = await self._db.one("message_by_key", sender=sender, key=key)
         return _message(row) if row else None
 
-    async def _tell_queued(self, task: Task, message: Message) -> list[Event]:
-        payload = {"message_id": message.id, "pending": await self.pending(task.id)}
+    async def _tell_said(self, task: Task, message: Message) -> list[Event]:
+        """What is to be delivered is queued; what is for a person is there."""
+        payload: dict[str, Any] = {"message_id": message.id, "thread": message.thread}
+        if message.party == USER:
+            return [await self._event("reply.received", task.workspace_id, task.id, payload)]
+        payload |= {"pending": await self.pending(task.id)}
         return [await self._event("message.queued", task.workspace_id, task.id, payload)]
 
     async def _mark_answered(self, reply: Message) -> list[Event]:
+        answered = [reply.reply_to] if reply.reply_to else []
+        if reply.party == USER:  # whoever replies in a thread answers what they read there
+            place = {"thread_id": reply.thread, "task_id": reply.sender.removeprefix("task:")}
+            answered += [row["id"] for row in await self._db.all("read_messages", **place)]
         names = {"sender": reply.sender, "recipient": reply.task_id}
-        values = {"id": reply.reply_to, "at": now(), **names}
-        if await self._db.run("mark_answered", values) != 1:
-            return []
-        answered = await self.message(str(reply.reply_to))
-        return [await self._message_event("message.answered", answered)]
+        events = []
+        for message_id in dict.fromkeys(answered):
+            if await self._db.run("mark_answered", {"id": message_id, "at": now(), **names}):
+                message = await self.message(message_id)
+                events.append(await self._message_event("message.answered", message))
+        return events
 
     async def message(self, message_id: str) -> Message:
         """One message. Raises `NotFoundError`."""
         if row := await self._db.one("message", id=message_id):
-            return _message(row)
+            (message,) = await self._whole([_message(row)])
+            return message
         raise NotFoundError(f"There is no message {message_id!r}.")
 
+    async def _whole(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages with what stands in other tables: what they carry, and what they answer."""
+        ids = json.dumps([message.id for message in messages])
+        files: dict[str | None, list[Attachment]] = {}
+        for row in await self._db.all("attachments_of_messages", ids=ids):
+            files.setdefault(row["message_id"], []).append(Attachment(**dict(row)))
+        return [
+            replace(
+                message,
+                attachments=tuple(files.get(message.id, ())),
+                response_to=await self._asked(message),
+            )
+            for message in messages
+        ]
+
+    async def _asked(self, message: Message) -> str | None:
+        """The task in whose thread a person's message stands, if its recipient made that one."""
+        elsewhere = message.thread_id or (message.party not in (None, USER))
+        if message.sender != USER or not elsewhere:
+            return None
+        row = await self._db.one("task", id=message.thread)
+        if row is None:
+            return message.thread  # removed since
+        recipient = message.party or f"task:{message.task_id}"
+        asked = row["assignee"] == Assignee.HUMAN and row["creator"] == recipient
+        return message.thread if asked else None
+
     async def thread(self, task_id: str) -> list[Message]:
-        """What was said to a task and by it, oldest first."""
-        return [_message(row) for row in await self._db.all("thread", task_id=task_id)]
+        """What was said to a task, by it and about it, oldest first."""
+        rows = await self._db.all("thread", task_id=task_id)
+        return await self._whole([_message(row) for row in rows])
+
+    async def thread_page(self, task_id: str, limit: int, place: Place) -> Page:
+        """Up to `limit` messages of a task's own thread on one side of a place."""
+        statement = "thread_after" if place.after else "thread_before"
+        values: dict[str, Any] = {"task_id": task_id, "place": place.row, "limit": limit + 1}
+        rows = list(await self._db.all(statement, **values))
+        more, rows = len(rows) > limit, rows[:limit]
+        if not place.after:
+            rows.reverse()
+        return Page(
+            messages=tuple(await self._whole([_message(row) for row in rows])),
+            first=rows[0]["place"] if rows else place.row,
+            last=rows[-1]["place"] if rows else place.row,
+            more=more,
+        )
 
     async def search(self, words: Sequence[str], limit: int) -> list[Message]:
         """Messages of all tasks that hold each of `words`, or a longer word, newest first."""
         quoted = ['"' + word.replace('"', '""') + '"*' for word in words]
         rows = await self._db.all("search", expression=" ".join(quoted), limit=limit)
-        return [_message(row) for row in rows]
+        return await self._whole([_message(row) for row in rows])
 
     async def pending(self, task_id: str) -> int:
         """How many messages of a task are not delivered yet."""
@@ -410,11 +637,193 @@ class Store:
 
     async def deliverable(self, task_id: str) -> list[Message]:
         """Messages whose body may be given now, in the order in which to give them."""
-        return [_message(row) for row in await self._db.all("deliverable", task_id=task_id)]
+        rows = await self._db.all("deliverable", task_id=task_id)
+        return await self._whole([_message(row) for row in rows])
 
     async def halting(self, task_id: str) -> list[Message]:
         """Halt messages that the model has not answered with in its context."""
         return [_message(row) for row in await self._db.all("halting", task_id=task_id)]
+
+    # Attachments
+
+    async def add_attachment(self, attachment: Attachment) -> Attachment:
+        """Remember a file whose bytes are stored."""
+        async with self._db.transaction():
+            await self._db.run("insert_attachment", asdict(attachment))
+        return attachment
+
+    async def attachment(self, attachment_id: str) -> Attachment:
+        """One file. Raises `NotFoundError`."""
+        if row := await self._db.one("attachment", id=attachment_id):
+            return Attachment(**dict(row))
+        raise NotFoundError(f"There is no attachment {attachment_id!r}.")
+
+    async def attachments_of_task(self, task_id: str) -> list[Attachment]:
+        """All files of a task."""
+        rows = await self._db.all("attachments_of_task", task_id=task_id)
+        return [Attachment(**dict(row)) for row in rows]
+
+    async def forget_uncarried(self, before: str) -> None:
+        """Forget the files that were given before a moment and that no message carries."""
+        async with self._db.transaction():
+            await self._db.run("delete_uncarried", {"before": before})
+
+    async def content_used(self, sha256: str) -> bool:
+        """True while any file has this content."""
+        return await self._db.one("content_used", sha256=sha256) is not None
+
+    # Tokens, and the clients that show them
+
+    async def add_token(self, token: Token, hashed: str) -> Token:
+        """Remember what a client will show."""
+        async with self._db.transaction():
+            await self._db.run("insert_token", {**asdict(token), "hash": hashed})
+            told = {"token_id": token.id}
+            event = await self._event("token.updated", token.workspace_id, None, told)
+        self._tell([event])
+        return token
+
+    async def token(self, token_id: str) -> Token:
+        """One token. Raises `NotFoundError`."""
+        if row := await self._db.one("token", id=token_id):
+            return _token(row)
+        raise NotFoundError(f"There is no token {token_id!r}.")
+
+    async def token_by_hash(self, hashed: str) -> Token | None:
+        """The token of that text, valid or not."""
+        row = await self._db.one("token_by_hash", hash=hashed)
+        return _token(row) if row else None
+
+    async def tokens(self) -> list[Token]:
+        """All tokens, newest first."""
+        return [_token(row) for row in await self._db.all("tokens")]
+
+    async def use_token(self, token_id: str) -> None:
+        """It was shown now."""
+        async with self._db.transaction():
+            await self._db.run("use_token", {"id": token_id, "at": now()})
+
+    async def revoke_token(self, token: Token) -> Token:
+        """It is worth nothing any more."""
+        async with self._db.transaction():
+            await self._db.run("revoke_token", {"id": token.id, "at": now()})
+            told = {"token_id": token.id}
+            event = await self._event("token.updated", token.workspace_id, None, told)
+        self._tell([event])
+        return await self.token(token.id)
+
+    async def rotate_token(self, token: Token, hashed: str, expires_at: str) -> Token:
+        """Another text is worth what the one before was. Raises `ConflictError` if revoked."""
+        values = {"id": token.id, "hash": hashed, "expires_at": expires_at}
+        async with self._db.transaction():
+            if not await self._db.run("rotate_token", values):
+                raise ConflictError(f"{token.name} was revoked; make a new token.")
+            told = {"token_id": token.id}
+            event = await self._event("token.updated", token.workspace_id, None, told)
+        self._tell([event])
+        return await self.token(token.id)
+
+    async def add_connection(self, connection: Connection, token: Token, keep: int) -> list[str]:
+        """Remember a client's MCP session; the token's oldest beyond `keep` are forgotten.
+
+        Returns the ids of those.
+        """
+        async with self._db.transaction():
+            await self._db.run("insert_connection", asdict(connection))
+            rows = await self._db.all("connections_of", token_id=token.id)
+            old = [row["id"] for row in rows[keep:]]
+            for connection_id in old:
+                await self._db.run("delete_connection", {"id": connection_id})
+            told = {"token_id": token.id, "name": token.name, "client": connection.client}
+            event = await self._event("agent.connected", token.workspace_id, None, told)
+        self._tell([event])
+        return old
+
+    async def connection(self, connection_id: str) -> Connection | None:
+        """One client's MCP session, None if there is no such."""
+        row = await self._db.one("connection", id=connection_id)
+        return Connection(**dict(row)) if row else None
+
+    async def connections(self) -> dict[str, int]:
+        """How many MCP sessions each token has, by token id."""
+        return {row["token_id"]: row["connections"] for row in await self._db.all("connections")}
+
+    async def remove_connection(self, connection_id: str) -> None:
+        """It ended: what it did not confirm may be given again."""
+        async with self._db.transaction():
+            await self._db.run("delete_connection", {"id": connection_id})
+
+    async def mail_of(self, party: str) -> list[Lent]:
+        """What a client has to act on and did not confirm, in the order in which to give it."""
+        return [await self._lent(row) for row in await self._db.all("mail_of", party=party)]
+
+    async def lend(
+        self,
+        connection: Connection,
+        choose: Callable[[Sequence[Lent]], Sequence[Lent]],
+        via: Transport,
+    ) -> list[Lent]:
+        """Give a connection what `choose` takes of the mail that no other connection has now.
+
+        It counts as offered. Of several connections that ask at once only one gets a message.
+        """
+        at, events = now(), []
+        async with self._db.transaction():
+            mail = await self.mail_of(f"token:{connection.token_id}")
+            free = [one for one in mail if one.connection_id in (None, connection.id)]
+            chosen = list(choose(free))
+            for one in chosen:
+                place = {"message_id": one.message.id, "connection_id": connection.id}
+                pushed = via is Transport.CHANNEL
+                await self._db.run("lend", {**place, "pushed": pushed, "at": at})
+                await self._db.run("mark_offered", {"id": one.message.id, "at": at, "via": via})
+                message = await self.message(one.message.id)
+                events.append(await self._message_event("message.offered", message))
+        self._tell(events)
+        return chosen
+
+    async def _lent(self, row: Row) -> Lent:
+        values = {key: row[key] for key in row.keys()}  # noqa: SIM118 - see _message
+        given = {key: values.pop(key) for key in ("lent_to", "lent", "pushed")}
+        [message] = await self._whole([_message(values)])
+        return Lent(
+            message=message,
+            connection_id=given["lent_to"],
+            pushed=bool(given["pushed"]),
+            before=bool(given["lent"]),
+        )
+
+    async def lends(self, connection_id: str) -> dict[str, bool]:
+        """The messages that a connection did not confirm; True for one that was pushed."""
+        rows = await self._db.all("lends", connection_id=connection_id)
+        return {row["message_id"]: bool(row["pushed"]) for row in rows}
+
+    async def confirm_lends(self, connection_id: str, message_ids: Iterable[str]) -> None:
+        """The connection has these messages: they are delivered."""
+        at, events = now(), []
+        async with self._db.transaction():
+            for message_id in message_ids:
+                place = {"message_id": message_id, "connection_id": connection_id}
+                if not await self._db.run("end_lend", place):
+                    continue
+                via = (await self.message(message_id)).via
+                await self._db.run("mark_delivered", {"id": message_id, "at": at, "via": via})
+                message = await self.message(message_id)
+                events.append(await self._message_event("message.delivered", message))
+        self._tell(events)
+
+    async def lenders(self) -> list[str]:
+        """The connections that did not confirm all they were given."""
+        return [row["connection_id"] for row in await self._db.all("lenders")]
+
+    async def give_back(self, connection_id: str, keep: Collection[str] = ()) -> None:
+        """What a connection did not confirm may be given again, as possibly seen before.
+
+        All but the messages whose ids are in `keep`.
+        """
+        async with self._db.transaction():
+            for message_id in (await self.lends(connection_id)).keys() - set(keep):
+                await self._db.run("give_back", {"message_id": message_id})
 
     # Attempts
 
@@ -561,6 +970,9 @@ class Store:
         )
 
     def _tell(self, events: Sequence[Event]) -> None:
+        if self._db.inside:
+            self._held += events
+            return
         for event in events:
             self._announce(event)
 
@@ -572,6 +984,15 @@ def _free_name(name: str, taken: set[str]) -> str:
     return f"{name[:59]}-{number}"
 
 
+_UP = (SessionState.IDLE, SessionState.BUSY)
+"""What a session is that has passed its start-up dialogs."""
+
+
+def _client(session: Session) -> str:
+    """How a client with a token would call itself."""
+    return f"claude-code {session.cli_version}"
+
+
 def _state(session: Session) -> dict[str, Any]:
     return {
         "session_id": session.id,
@@ -579,6 +1000,7 @@ def _state(session: Session) -> dict[str, Any]:
         "waiting_for": session.waiting_for,
         "since": session.since,
         "reason": session.reason,
+        "failure": asdict(session.failure) if session.failure else None,
     }
 
 
@@ -637,6 +1059,18 @@ def _failure(values: Mapping[str, Any]) -> Failure:
     return Failure(**{**values, "kind": FailureKind(values["kind"])})
 
 
+def _move(row: Row) -> Move:
+    values = dict(row)
+    statuses = {key: TaskStatus(values.pop(key)) for key in ("before", "after")}
+    return Move(**values, **statuses)
+
+
+def _token(row: Row) -> Token:
+    values = dict(row)
+    values.pop("hash")
+    return Token(**values)
+
+
 _ASK_JSON = ("input", "suggestions", "decision")
 
 
@@ -665,15 +1099,16 @@ _RECEIPTS = ("offered_at", "delivered_at", "read_at", "answered_at")
 
 
 def _message_values(message: Message) -> dict[str, Any]:
-    fields = ("id", "task_id", "sender", "sender_name", "body", "reply_to", "created_at")
+    plain = "id task_id sender sender_name body reply_to created_at thread_id party"
+    fields = plain.split()
     return {field: getattr(message, field) for field in fields} | {"priority": message.priority}
 
 
-def _message(row: Row) -> Message:
+def _message(row: Row | Mapping[str, Any]) -> Message:
     values = {key: row[key] for key in row.keys()}  # noqa: SIM118 - iterating a Row gives values
     receipts = {name: values.pop(name) for name in _RECEIPTS}
-    for internal in ("key", "forgotten"):
-        values.pop(internal)
+    for internal in ("key", "forgotten", "place"):
+        values.pop(internal, None)
     return Message(
         **{
             **values,

@@ -45,6 +45,7 @@ from claudedo_worker.mailbox import Mailbox
 from claudedo_worker.ports import Ports
 from claudedo_worker.store import Store
 from claudedo_worker.supervisor import Order, Supervisor
+from claudedo_worker.threads import PERSON, Threads
 from claudedo_worker.work import Work, work_in
 from claudedo_worker.worktree import WorktreePlan
 
@@ -91,6 +92,13 @@ class TakeOver(StartRequest):
     end: Callable[[], Awaitable[None]]
 
 
+_PLACE = (
+    *("repo", "worktree", "branch", "base", "base_branch", "made_worktree", "made_branch"),
+    *("launch", "recipe"),
+)
+"""What a task that was made without a place to work in gets when it is started."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Draft:
     """A task of a `start` that passed every check: existing, or about to be made."""
@@ -101,6 +109,7 @@ class Draft:
     exists: bool
     live: bool
     source: Path | None = None  # the checkout whose task file is used
+    taken_on: bool = False  # made by somebody else, and never started
 
     def untrusted(self, environ: Mapping[str, str]) -> list[Path]:
         """The repositories, whose settings and files can run commands, that nobody trusted."""
@@ -117,9 +126,15 @@ class Tasks:
     """What can be done with tasks."""
 
     def __init__(
-        self, settings: Settings, store: Store, supervisor: Supervisor, mailbox: Mailbox
+        self,
+        settings: Settings,
+        store: Store,
+        supervisor: Supervisor,
+        mailbox: Mailbox,
+        threads: Threads,
     ) -> None:
         self._settings = settings
+        self._threads = threads
         self._store = store
         self._supervisor = supervisor
         self._mailbox = mailbox
@@ -182,6 +197,12 @@ class Tasks:
         for draft in drafts:
             if not draft.exists:
                 await self._store.add_task(draft.task)
+            elif draft.taken_on:
+                place = {name: getattr(draft.task, name) for name in _PLACE}
+                await self._store.change_task(draft.task, **place)
+                if draft.task.holder:
+                    await self._store.release_task(draft.task)
+                await self._threads.move(PERSON, draft.task, TaskStatus.ONGOING)
         await self._link(request, [draft.task for draft in drafts], extra)
         for draft in drafts:
             if draft.wanted.prompt:
@@ -205,6 +226,11 @@ class Tasks:
 
     async def restart(self, task: Task, environ: Mapping[str, str]) -> None:
         """Go on with the same conversation in a new process; a running one is ended first."""
+        if task.worktree is None:
+            _check_startable(task)
+            raise ConflictError(
+                f"{task.name} was never started; `claudedo start {task.name}` does."
+            )
         environ = launch.anchored_environment(environ, None)
         claude = await claude_binary.find(self._settings.claude, environ)
         async with self._turn(task):
@@ -233,7 +259,7 @@ class Tasks:
         async with self._turn(task):
             if not force:
                 await self._check_no_guest(task)
-                await self._check_no_work(task, saved)
+                await self.check_no_work(task, saved)
             await self._supervisor.stop(task.id)
             trouble = await self._tear_down(task, environ or os.environ, force=force)
             stays = f"; {task.worktree} stays as it is" if task.worktree else ""
@@ -249,7 +275,7 @@ class Tasks:
                     saved=saved,
                 )
                 summary = removal.summary()
-            await self._store.remove_task(task)
+            await self._threads.forget(task)
             self._settings.task_log(task.id).unlink(missing_ok=True)
         self._turns.pop(task.id)
         return f"{summary}{trouble}"
@@ -303,8 +329,8 @@ class Tasks:
                     f"with {task.name}: `claudedo rm {other.name}` first, or use --force."
                 )
 
-    async def _check_no_work(self, task: Task, saved: str | None) -> None:
-        """Before anything is stopped: refuse what `remove_worktree` would refuse afterwards."""
+    async def check_no_work(self, task: Task, saved: str | None = None) -> None:
+        """Refuse what `remove` would refuse without `force`, before anything is stopped."""
         if not task.made_worktree or not task.worktree:
             return
         try:
@@ -338,13 +364,19 @@ class Tasks:
     async def _draft(self, request: StartRequest, wanted: Wanted) -> Draft:
         directory = claude_args.seen_from(Path(request.cwd), wanted.dir or ".")
         repository = await git.discover(directory)
-        if existing := await self._existing(request, repository, wanted.name):
+        existing = await self._existing(request, repository, wanted.name)
+        if existing and (existing.worktree or isinstance(request, TakeOver)):
             return await self._again(request, wanted, existing)
         if isinstance(request, TakeOver):
             return await self._anew(request, wanted, Intent(repository=repository))
+        if existing:
+            _check_startable(existing)
         wish = await intent.read(directory, wanted.name, chosen=wanted.dir is not None)
-        if existing := await self._existing(request, wish.repository, wanted.name):
+        existing = existing or await self._existing(request, wish.repository, wanted.name)
+        if existing and existing.worktree:
             return await self._again(request, wanted, existing)
+        if existing:
+            return await self._take_on(request, wanted, wish, existing)
         wanted = replace(wanted, prompt=wanted.prompt or wish.section.prompt)
         return await self._anew(request, wanted, wish)
 
@@ -353,11 +385,22 @@ class Tasks:
         session = await self._store.latest_session(task.id)
         if session and session.state.live:
             return Draft(wanted=wanted, task=task, plan=None, exists=True, live=True)
-        if session is None:  # a `start` broke off before it could say what it was to say
+        if session is None and not await self._store.thread(task.id):
+            # A `start` broke off before it could say what it was to say.
             wanted = replace(wanted, prompt=wanted.prompt or task.body or None)
         await self._check_configuration(task, request.env)
         plan = await self._lost_worktree(task)
         return Draft(wanted=wanted, task=task, plan=plan, exists=True, live=False)
+
+    async def _take_on(
+        self, request: StartRequest, wanted: Wanted, wish: Intent, task: Task
+    ) -> Draft:
+        """A task that was made in so many words, whose thread begins with its body."""
+        _check_startable(task)
+        draft = await self._anew(request, wanted, wish)
+        made = draft.task
+        task = replace(task, **{name: getattr(made, name) for name in _PLACE})
+        return replace(draft, task=task, exists=True, taken_on=True)
 
     async def _anew(self, request: StartRequest, wanted: Wanted, wish: Intent) -> Draft:
         repository = wish.repository
@@ -544,6 +587,19 @@ def _check_request(request: StartRequest) -> None:
         raise UsageError("--here and --worktree exclude each other.")
     if len(names) > 1 and (request.branch or request.worktree):
         raise UsageError("--branch and --worktree are for one task at a time.")
+
+
+def _check_startable(task: Task) -> None:
+    """Raise what keeps a task without a worktree from getting a session."""
+    if task.assignee is Assignee.HUMAN:
+        raise RefusedError(
+            f"{task.name} is a task for a person and gets no session: `claudedo answer {task.name}`"
+        )
+    if task.holder and (task.held_until or "") > now():
+        raise ConflictError(
+            f"{task.name} is being worked on: it was claimed. To take it away from who has it: "
+            f"`claudedo status {task.name} notstarted`."
+        )
 
 
 def _check_names(request: StartRequest, drafts: Sequence[Draft]) -> None:

@@ -28,9 +28,11 @@ from claudedo.cli import (
     start,
     task,
     terminal,
+    token,
     triage,
     uninstall,
     worker,
+    workspace,
 )
 from claudedo.cli.exits import Exit, status_of
 from claudedo.client import WorkerClient
@@ -128,6 +130,8 @@ for group in (
 ):
     app.add_typer(group.app)
 app.add_typer(worker.app, name="worker", rich_help_panel="Service")
+app.add_typer(token.app, name="token", rich_help_panel="Service")
+app.add_typer(workspace.app, name="workspace", rich_help_panel="Service")
 
 
 def _print_version(wanted: bool) -> None:

@@ -132,9 +132,12 @@ def answer(
         list[str] | None,
         typer.Argument(metavar="TEXT", help="A choice, its number, or your own words."),
     ] = None,
+    keep_open: Annotated[
+        bool, typer.Option("--keep-open", help="Of a task for you: say this, but it is not done.")
+    ] = False,
     workspace: options.InWorkspace = None,
 ) -> None:
-    """Answer a question, or say what a plan lacks.
+    """Answer a question, say what a plan lacks, or answer and so complete a task for you.
 
     Several choices are separated by commas. Without TEXT you are asked.
     Of several questions each is named by its number, its header or its text:
@@ -144,7 +147,13 @@ def answer(
     """
     client = options.worker()
     ask = find_ask(client, target, workspace)
-    decided = client.decide(ask["id"], _answer(ask, text or []))
+    if keep_open and ask["kind"] != AskKind.TASK:
+        raise UsageError(f"--keep-open is for tasks; this is a {ask['kind']}.")
+    decision = _answer(ask, text or []) | ({"keep_open": True} if keep_open else {})
+    decided = client.decide(ask["id"], decision)
+    if decided["outcome"] is None:
+        render.show(f"{render.line(ask['task_name'])}: told; it still waits for you")
+        return
     render.show(sentence(ask, decided))
 
 
@@ -166,7 +175,8 @@ def find_ask(client: WorkerClient, target: str, workspace: str | None) -> Ask:
             return _only(meant, f"{target} begins the ids of")
         _check_closed(client, target)
     task = _task(client, target, workspace)
-    waiting = [ask for ask in found if ask["task"] == task["id"]]
+    whose = (task["id"], f"task:{task['id']}")  # its own, or a task that its session made
+    waiting = [ask for ask in found if ask["task"] in whose or ask.get("creator") in whose]
     if not waiting:
         raise NotFoundError(_nothing_of(task, found))
     return _only(waiting, f"{ask_view.name(waiting[0])} has")

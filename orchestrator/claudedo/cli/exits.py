@@ -22,6 +22,7 @@ class Exit(IntEnum):
 
 _BY_CODE = {
     "usage": Exit.USAGE,
+    "too_large": Exit.USAGE,
     "timeout": Exit.TIMED_OUT,
     "not_found": Exit.NOT_FOUND,
     "ambiguous": Exit.NOT_FOUND,

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import tempfile
 import time
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import uuid4
 
@@ -13,8 +17,14 @@ from claudedo.cli import options, render
 from claudedo.cli.exits import Exit
 from claudedo.cli.start import read_text
 from claudedo.cli.task import BURST_SECONDS, latest
-from claudedo.errors import ClaudedoError, TimedOutError, UnavailableError, UsageError
-from claudedo.model import Priority, Rung, SessionState, check_body
+from claudedo.errors import (
+    ClaudedoError,
+    RefusedError,
+    TimedOutError,
+    UnavailableError,
+    UsageError,
+)
+from claudedo.model import Assignee, Priority, Rung, SessionState, check_body
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,6 +51,10 @@ def send(
     reply_to: Annotated[
         str | None, typer.Option(metavar="ID", help="The message that this answers.")
     ] = None,
+    attach: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="A file that goes with it; may be given several times."),
+    ] = None,
     wait: Annotated[
         Rung, typer.Option(metavar="RUNG", help="Return when it came so far: " + ", ".join(Rung))
     ] = Rung.STORED,
@@ -57,10 +71,14 @@ def send(
 
     Example: claudedo send backend "The API changed" --wait read
     """
+    files = [file.expanduser() for file in attach or []]
+    if files and not text and message_file is None:
+        text = [f"Attached: {', '.join(file.name for file in files)}"]
     body = _body(" ".join(text) if text else None, message_file)
     client = options.worker()
     task = options.find(client, target, workspace)
-    sent = _store(client, task["id"], body, priority, reply_to)
+    ids = [_upload(client, task["id"], file) for file in files]
+    sent = _store(client, task["id"], body, priority, reply_to, ids)
     if wait is not Rung.STORED:
         sent = _wait(client, sent, wait, timeout, task["name"])
     if json_output:
@@ -81,12 +99,26 @@ def _body(text: str | None, file: str | None) -> str:
     return check_body(text if text is not None else read_text(str(file)))
 
 
+def _upload(client: WorkerClient, task: str, file: Path) -> str:
+    try:
+        return str(client.upload(task, file)["id"])
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}.") from error
+
+
 def _store(
-    client: WorkerClient, task: str, body: str, priority: Priority, reply_to: str | None
+    client: WorkerClient,
+    task: str,
+    body: str,
+    priority: Priority,
+    reply_to: str | None,
+    files: list[str],
 ) -> dict[str, Any]:
     key = uuid4().hex  # the same for every try, so that a worker's death never doubles it
     try:
-        return client.send(task, body, priority=priority, reply_to=reply_to, key=key)
+        return client.send(
+            task, body, priority=priority, reply_to=reply_to, key=key, attachments=files
+        )
     except TimedOutError as error:
         raise UnavailableError(f"{error} The message may be stored or not.") from error
 
@@ -142,6 +174,8 @@ def _say_if_absent(task: dict[str, Any]) -> None:
     session = task["session"]
     if not task["supervised"] or (session and SessionState(session["state"]).live):
         return
+    if task.get("assignee") == Assignee.HUMAN:
+        return  # it goes to who asked
     command = "restart" if session else "start"
     name = render.line(task["name"])
     render.note(f"{name} does not run now and gets this when it does: claudedo {command} {name}")
@@ -210,6 +244,40 @@ def search(
             _print(message, _Mark.NEW)
 
 
+@app.command(rich_help_panel="Messages")
+def attachment(
+    identity: Annotated[str, typer.Argument(metavar="ID", help="As `claudedo thread` shows it.")],
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="F", help="Where to put it; - is standard output."),
+    ] = None,
+) -> None:
+    """Get a file that a message carries, under its own name here, or as -o says.
+
+    Example: claudedo attachment f_01K0ABCDEF -o plan.pdf
+    """
+    client = options.worker()
+    folder = Path(options.here() if output in (None, "-") else output or "").expanduser()
+    with tempfile.TemporaryFile() as content:
+        name = client.download(identity, content)
+        content.seek(0)
+        if output == "-":
+            shutil.copyfileobj(content, sys.stdout.buffer)
+            return
+        # Never hidden, and never over another file: the name is somebody else's choice.
+        place = folder if output else folder / (name.lstrip(".") or "attachment")
+        try:
+            with place.open("wb" if output else "xb") as kept:
+                shutil.copyfileobj(content, kept)
+        except FileExistsError as error:
+            raise RefusedError(
+                f"There is a {place.name} here already; say where with -o."
+            ) from error
+        except OSError as error:
+            raise ClaudedoError(f"{place} cannot be written: {error.strerror}.") from error
+    render.show(str(place))
+
+
 def _follow(client: WorkerClient, task: str, *, json_output: bool) -> None:
     known: dict[str, dict[str, Any]] = {}
     for messages in _threads(client, task):
@@ -245,4 +313,7 @@ def _print(message: dict[str, Any], mark: _Mark) -> None:
     # The gutter keeps a body from looking like somebody else's message.
     for text in render.neutral(message["body"]).split("\n"):
         render.show(f"  │ {text}")
+    for file in message.get("attachments") or []:
+        name, kind = render.line(file["filename"]), render.line(file["mimeType"])
+        render.show(f"  + {name}  {render.size(file['size'])}  {kind}  {file['id']}")
     render.show(f"  {rungs}", "dim")

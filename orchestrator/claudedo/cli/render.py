@@ -33,7 +33,10 @@ _DANGEROUS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
+WAITING_FOR_YOU = "waiting for you"
+
 STATE_STYLES = {
+    WAITING_FOR_YOU: "bold magenta",
     "starting": "cyan",
     "idle": "green",
     "busy": "yellow",
@@ -275,6 +278,13 @@ def moment(text: str) -> datetime:
     """The stored moment `text` (ISO 8601) as a point in time."""
     at = datetime.fromisoformat(text)
     return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def size(count: int) -> str:
+    """A number of bytes as a person reads it: `812 B`, `12.3 kB`, `4.0 MB`."""
+    if count < 1000:
+        return f"{count} B"
+    return f"{count / 1e3:.1f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"
 
 
 def clock(text: str) -> str:

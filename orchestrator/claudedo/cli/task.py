@@ -11,7 +11,7 @@ import typer
 from claudedo.cli import options, progress, refusal, render
 from claudedo.cli.exits import Exit, common, status_of
 from claudedo.errors import ClaudedoError, NotFoundError, RefusedError, UsageError
-from claudedo.model import SessionState
+from claudedo.model import Assignee, SessionState, TaskStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -76,7 +76,7 @@ def _rows(tasks: list[dict[str, Any]]) -> list[list[render.Cell]]:
 
 def _row(task: dict[str, Any], several_workspaces: bool) -> list[render.Cell]:
     session = task["session"] or {}
-    state = session.get("state") or "not started"
+    state = _state(task)
     name = f"{task['workspace']}/{task['name']}" if several_workspaces else task["name"]
     return [
         render.Cell(name if task["supervised"] else f"{name} (not ours)", "bold"),
@@ -92,6 +92,16 @@ def _row(task: dict[str, Any], several_workspaces: bool) -> list[render.Cell]:
 def _why(task: dict[str, Any], session: dict[str, Any]) -> str:
     """What the session waits for, or why it does not go on."""
     return refusal.words(task) or session.get("waiting_for") or session.get("reason") or ""
+
+
+def _state(task: dict[str, Any]) -> str:
+    """What the session does, or how far a task is that has none."""
+    if task["session"]:
+        return str(task["session"]["state"])
+    if TaskStatus(task["status"]).over or task.get("holder"):
+        return str(task["status"])
+    human = task["assignee"] == Assignee.HUMAN
+    return render.WAITING_FOR_YOU if human else "not started"
 
 
 def _watch(client: WorkerClient, workspace: str | None, *, json_output: bool) -> None:
@@ -140,13 +150,17 @@ def show(
     """
     client = options.worker()
     task = client.task(options.find(client, target, workspace)["id"])
+    history = client.history(task["id"])
     if json_output:
-        render.as_json(task)
+        render.as_json({**task, "history": history})
         return
     facts = [(label, text) for label, value in _facts(task) if (text := _said(label, value))]
     width = max(len(label) for label, _ in facts) + 2
     for label, text in facts:
         render.show(f"{label:<{width}}{render.line(text)}")
+    for move in history:
+        moved = f"{move['before']} → {move['after']} by {render.line(move['name'])}"
+        render.show(f"{'moved':<{width}}{render.clock(move['at'])}  {moved}")
 
 
 def _facts(task: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -175,6 +189,28 @@ def _said(label: str, value: Any) -> str:
     if isinstance(value, str) and label.endswith((" since", " at")):
         return render.clock(value)
     return str(value or "")
+
+
+@app.command(rich_help_panel="Sessions")
+def status(
+    target: options.Target,
+    to: Annotated[
+        TaskStatus, typer.Argument(metavar="STATUS", help="One of " + ", ".join(TaskStatus))
+    ],
+    words: Annotated[
+        str | None,
+        typer.Option("--message", "-m", metavar="WORDS", help="What who works on it is told."),
+    ] = None,
+    workspace: options.InWorkspace = None,
+) -> None:
+    """Say how far a task is. Its session goes on; `claudedo show` has the history.
+
+    Example: claudedo status backend completed
+    """
+    client = options.worker()
+    task = options.find(client, target, workspace)
+    moved = client.move(task["id"], to, words)
+    render.show(f"{task['name']}: {moved['previous']} → {moved['status']}")
 
 
 @app.command(rich_help_panel="Sessions")

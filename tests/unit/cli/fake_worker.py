@@ -109,6 +109,8 @@ class FakeWorker:
     asks: dict[str, Json] = field(default_factory=dict)
     foreign: list[Json] = field(default_factory=list)  # sessions that are not ours
     logs: dict[str, list[Json]] = field(default_factory=dict)
+    workspaces: list[Json] = field(default_factory=list)
+    tokens: list[Json] = field(default_factory=list)
     failures: dict[str, Json] = field(default_factory=dict)  # "METHOD /path" -> problem
     drops: dict[str, int] = field(default_factory=dict)  # "METHOD /path" -> answers to lose
     progress: dict[str, list[Json]] = field(default_factory=dict)  # id -> sessions to come
@@ -119,6 +121,7 @@ class FakeWorker:
     news: threading.Condition = field(default_factory=threading.Condition)
     trusted: bool = True
     database: str = "ok"
+    history: list[Json] = field(default_factory=list)
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def add(self, *tasks: Json) -> None:
@@ -168,6 +171,9 @@ class FakeWorker:
                 return 200, {}
             case ("GET", "api", "worker", "check"):
                 return 200, {"database": self.database}
+            case ("GET", "api", "tokens"):
+                wanted = query.get("workspace")
+                return 200, [one for one in self.tokens if wanted in (None, one["workspace"])]
             case ("POST", "api", "links"):
                 return 200, {"url": "http://127.0.0.1:8123/open/once"}
             case ("GET", "api", "resolve"):
@@ -193,6 +199,8 @@ class FakeWorker:
                 return 200, self._open_asks(query.get("workspace"))
             case (_, "api", "asks", identity, *verb):
                 return self._ask(identity, verb, body)
+            case (_, "api", "workspaces", *named):
+                return self._workspaces(method, named, body)
             case (_, "api", "tasks", identity, *verb):
                 return self._task(method, identity, verb, query, body)
         return 404, problem_of("not_found", f"no route {method} {path}", 404)
@@ -274,6 +282,19 @@ class FakeWorker:
             self.close(identity, outcome[body["decision"]], "user")
         return 200, self.asks[identity]
 
+    def _workspaces(self, method: str, named: list[str], body: Any) -> tuple[int, Any]:
+        if not named:
+            return 200, self.workspaces
+        found = [one for one in self.workspaces if named[0] in (one["id"], one["name"])]
+        if not found:
+            return 404, problem_of("not_found", f"There is no workspace {named[0]!r}.", 404)
+        if method == "PATCH":
+            found[0]["name"] = body["name"]
+            return 200, found[0]
+        self.workspaces.remove(found[0])
+        gone = [f"Removed {one['name']}." for one in self._list(found[0]["name"])]
+        return 200, {"name": found[0]["name"], "tasks": gone, "tokens": 1}
+
     def _sent(self, identity: str, reached: Json) -> Json:
         via = "hook" if reached["offered_at"] else None
         return {
@@ -299,6 +320,10 @@ class FakeWorker:
                 return 200, {"stopped": ran}
             case ("POST", "messages"):
                 return 200, self._sent(f"m_{body['key'][:4]}", receipts())
+            case ("GET", "history"):
+                return 200, self.history
+            case ("POST", "status"):
+                return 200, {"previous": self.tasks[identity]["status"], "status": body["status"]}
             case ("GET", "messages"):
                 return 200, self.threads.get(identity, [])
             case ("GET", "terminal"):
@@ -351,7 +376,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(text)
 
-    do_GET = do_POST = do_DELETE = _handle
+    do_GET = do_POST = do_PATCH = do_DELETE = _handle
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing: a test's output is read when it fails."""

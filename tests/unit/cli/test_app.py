@@ -29,6 +29,7 @@ COMMANDS = [
 STATUSES = {
     "failed": 1,
     "usage": 2,
+    "too_large": 2,
     "timeout": 3,
     "not_found": 4,
     "ambiguous": 4,

@@ -144,10 +144,42 @@ def test_show_is_aligned_and_in_words(run: Run, worker: FakeWorker) -> None:
 
 def test_show_json_is_what_the_worker_says(run: Run, worker: FakeWorker) -> None:
     worker.add(task("a"))
+    move = {"at": STORED, "before": "notstarted", "after": "ongoing", "name": "user"}
+    worker.history.append(move)
 
     shown = json.loads(run("show", "a", "--json").stdout)
+    words = {"body": "what is wanted", "repo": "/src/shop"}
 
-    assert shown == {**task("a"), "body": "what is wanted", "repo": "/src/shop"}
+    assert shown == {**task("a"), **words, "history": [move]}
+    assert "notstarted → ongoing by user" in run("show", "a").stdout
+
+
+def test_a_task_without_a_session_says_how_far_it_is(run: Run, worker: FakeWorker) -> None:
+    worker.add(
+        task("may-i", None, assignee="human", status="notstarted"),
+        task("decided", None, assignee="human", status="rejected"),
+        task("claimed", None, status="ongoing", holder="token:k_1"),
+        task("made", None, status="notstarted"),
+    )
+
+    rows = [line.split("  ") for line in run("ls").stdout.splitlines()[1:]]
+    states = {row[0]: next(cell for cell in row[1:] if cell).strip() for row in rows}
+
+    assert states == {
+        "may-i": "waiting for you",
+        "decided": "rejected",
+        "claimed": "ongoing",
+        "made": "not started",
+    }
+
+
+def test_a_status_is_moved_and_told(run: Run, worker: FakeWorker) -> None:
+    worker.add(task("a"))
+
+    assert run("status", "a", "completed", "-m", "thanks").stdout == "a: ongoing → completed\n"
+    [sent] = worker.requests("POST", "/api/tasks/t_A/status")
+    assert sent == {"status": "completed", "words": "thanks"}
+    assert run("status", "a", "paused").exit_code == 2
 
 
 def test_path_prints_the_folder_and_nothing_else(run: Run, worker: FakeWorker) -> None:

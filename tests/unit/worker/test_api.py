@@ -13,7 +13,6 @@ from claudedo_worker import api
 from claudedo_worker.access import KEY, Access, Kind
 from claudedo_worker.bus import Bus
 from claudedo_worker.database import Database
-from claudedo_worker.mailbox import Mailbox
 from claudedo_worker.store import Store
 
 pytestmark = pytest.mark.anyio
@@ -29,8 +28,15 @@ async def test_a_fault_of_our_own_is_a_problem_too_and_goes_on_to_the_log(tmp_pa
         tasks=broken,
         foreign=broken,
         adoption=broken,
-        mailbox=Mailbox(store),
+        mailbox=broken,
+        threads=broken,
+        attachments=broken,
         supervisor=broken,
+        tokens=broken,
+        relay=broken,
+        mcp=broken,
+        listeners=broken,
+        workspaces=broken,
         version="0",
         stop=lambda: None,
     )

@@ -7,13 +7,23 @@ import bisect
 import contextlib
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from claudedo.errors import UsageError
-from claudedo.model import FailureKind, Priority, SessionState, check_body
+from claudedo.model import (
+    Assignee,
+    Attachment,
+    FailureKind,
+    Priority,
+    SessionState,
+    check_body,
+    new_id,
+)
 from claudedo_worker import mcp_server, receipts
+from claudedo_worker.attachments import LONGEST_NAME, MOST
 from claudedo_worker.courier import (
     HALTED,
     INBOX_LIMIT,
@@ -25,6 +35,7 @@ from claudedo_worker.courier import (
 from claudedo_worker.envelope import ATTEMPT
 from claudedo_worker.failures import FIRST_PAUSE, PAUSES, SPACING, SPREAD, TRIES
 from tests.support.mailroom import Json, Mailroom
+from tests.support.records import a_message
 
 pytestmark = pytest.mark.anyio
 
@@ -332,9 +343,53 @@ async def test_largest_body_that_may_be_sent_fits_into_one_fetch(
     longest = bisect.bisect_left(range(1, 300_000), True, key=lambda n: not may_be_sent(n))
     await room.send(character * longest, sender="task:" + "t" * 28)
     (message,), _ = await room.courier.check_inbox("fetch", None)
+    file = Attachment(
+        id=new_id("f"),
+        task_id=room.task.id,
+        message_id=message.id,
+        filename='"' * LONGEST_NAME,
+        mime_type="x" * 100 + "/" + "x" * 100,
+        size=2**40,
+        sha256="",
+        party="user",
+        created_at="",
+    )
+    message = replace(message, attachments=(file,) * MOST)
     result = {"messages": [mcp_server.message_json(message)], "pending": 1_000_000}
     text = json.dumps(result, ensure_ascii=False)
     assert len(text.encode("utf-16-le")) // 2 <= INBOX_LIMIT
+
+
+async def test_what_a_message_carries_and_answers_goes_with_every_way(room: Mailroom) -> None:
+    made = replace(room.task, id="t_asked", name="asked", creator=f"task:{room.task.id}")
+    asked = await room.store.add_task(replace(made, assignee=Assignee.HUMAN))
+    file = Attachment(
+        id="f_1",
+        task_id=asked.id,
+        message_id=None,
+        filename="plan.pdf",
+        mime_type="application/pdf",
+        size=7,
+        sha256="0" * 64,
+        party="user",
+        created_at="",
+    )
+    await room.store.add_attachment(file)
+    message = a_message(room.task, "YES", thread_id=asked.id)
+    await room.store.add_message(message, "k", ["f_1"])
+    await room.step()
+
+    (pushed,) = room.links.pushed
+    assert f"attachments f_1]\n[Response to task {asked.id}]\n\nYES\n" in pushed
+    (meta,) = room.links.metas
+    assert (meta["chat_id"], meta["attachments"]) == (asked.id, "f_1")
+    assert all(isinstance(value, str) for value in meta.values())
+    (again,) = [await room.store.message(message.id)]
+    listed = mcp_server.message_json(again)
+    assert listed["chat_id"] == asked.id
+    assert listed["attachments"] == [
+        {"id": "f_1", "filename": "plan.pdf", "mimeType": "application/pdf", "size": 7}
+    ]
 
 
 # Halting

@@ -12,7 +12,7 @@ import pytest
 from claudedo.errors import UsageError
 from claudedo.model import Launch, Recipe, Task, Workspace
 from claudedo.settings import Settings
-from claudedo_worker import launch
+from claudedo_worker import launch, mcp_server
 from claudedo_worker.dialogs import Kind
 from tests.support.records import a_session, a_task
 
@@ -27,6 +27,21 @@ def settings(tmp_path: Path) -> Settings:
 def task(tmp_path: Path, **given: Any) -> Task:
     workspace = Workspace(id="w_1", name="shop", root=str(tmp_path), created_at="")
     return a_task(workspace, repo=str(tmp_path), worktree=str(tmp_path), launch=Launch(**given))
+
+
+def test_our_own_tools_ask_for_no_permission_and_no_other_does() -> None:
+    assert set(launch.ALLOWED) == {tool.name for tool in mcp_server.TOOLS}
+
+
+def test_a_session_is_told_how_to_ask_a_person_in_few_words(
+    settings: Settings, tmp_path: Path
+) -> None:
+    plan(settings, task(tmp_path))
+    text = (settings.session_dir("s_1") / "instructions.md").read_text()
+
+    assert 'mcp__claudedo__createTask` with `assignee: "human"' in text
+    assert "mcp__claudedo__reply" in text
+    assert len(text) < 2_000
 
 
 def plan(settings: Settings, task: Task, **changes: Any) -> launch.Plan:

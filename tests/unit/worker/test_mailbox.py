@@ -21,8 +21,10 @@ from claudedo.errors import (
 from claudedo.model import Event, Message, Priority, Task
 from claudedo_worker import mcp_server
 from claudedo_worker.database import Database
-from claudedo_worker.mailbox import BURST, BURST_SECONDS, Mailbox, SessionCaller
+from claudedo_worker.mailbox import Mailbox, SessionCaller
 from claudedo_worker.store import Store
+from claudedo_worker.threads import BURST, BURST_SECONDS, session_of
+from tests.support import services
 from tests.support.records import a_message, a_session, a_task
 
 pytestmark = pytest.mark.anyio
@@ -85,9 +87,10 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     frontend = await store.add_task(a_task(workspace, "frontend"))
     await store.link(backend, frontend)
     session = await store.add_session(a_session(backend), "h", backend)
-    mailbox = Mailbox(store)
+    mailbox = services.mailbox(store, tmp_path)
     live = Live(backend, session)
-    caller = SessionCaller(store, mailbox, live)  # type: ignore[arg-type]  # what it uses of one
+    tools = services.tools(store, tmp_path, session_of(backend))
+    caller = SessionCaller(store, mailbox, live, tools)  # type: ignore[arg-type]  # what it uses
     yield World(store, mailbox, told, backend, frontend, live, caller)
     await database.close()
 
@@ -207,6 +210,13 @@ async def test_every_tool_has_schemas_and_check_inbox_room_for_long_results() ->
         "send_to_task",
         "send_to_peer",
         "list_peers",
+        "createTask",
+        "updateTaskStatus",
+        "reply",
+        "getTaskMessages",
+        "getTask",
+        "getWorkspace",
+        "downloadAttachment",
     ]
     for tool in tools.values():
         assert tool["inputSchema"]["additionalProperties"] is False
@@ -239,6 +249,7 @@ async def test_results_have_the_keys_of_the_contract_and_fit_their_schema(world:
         "reply_to",
         "priority",
         "created_at",
+        "chat_id",
         "attachments",
     }
     assert world.live.courier.asked == [("toolu_1", 5)]

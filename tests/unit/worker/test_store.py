@@ -230,8 +230,19 @@ async def test_a_state_change_moves_since_and_an_empty_one_is_silent(world: Worl
     )
     assert idle.since >= world.session.since
     assert await world.store.session(idle.id) == idle
-    [event] = world.told
-    assert event.payload["state"] == "idle"
+    changed, connected = world.told
+    assert (changed.type, changed.payload["state"]) == ("session.updated", "idle")
+    assert connected.type == "agent.connected"
+    assert connected.payload["name"] == "backend"
+    assert connected.payload["client"] == f"claude-code {idle.cli_version}"
+
+
+async def test_a_session_is_connected_once_however_its_state_changes(world: World) -> None:
+    session, waiting = world.session, SessionState.WAITING
+    for state in (waiting, SessionState.STARTING, SessionState.BUSY, waiting, SessionState.IDLE):
+        session = await world.store.change_session(session, state=state)
+
+    assert world.kinds().count("agent.connected") == 1
 
 
 async def test_changes_of_different_fields_at_once_are_both_kept(world: World) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from claudedo.demo.repository import make_repository
 from claudedo.errors import ConflictError, NotFoundError, RefusedError, UntrustedError, UsageError
-from claudedo.model import Session, SessionState, Task
+from claudedo.model import Assignee, Session, SessionState, Task, TaskStatus
 from claudedo.settings import Settings
 from claudedo_worker import git
 from claudedo_worker.bus import Bus
@@ -25,6 +25,8 @@ from claudedo_worker.mailbox import Mailbox
 from claudedo_worker.store import Store
 from claudedo_worker.supervisor import Order, Supervisor
 from claudedo_worker.tasks import StartRequest, TakeOver, Tasks, Wanted
+from claudedo_worker.threads import PERSON, Party
+from tests.support import services
 from tests.support.records import a_session
 
 pytestmark = pytest.mark.anyio
@@ -71,7 +73,9 @@ class Desk:
         self.environ = {"PATH": os.environ["PATH"], "HOME": str(root)}
         settings = Settings(home=root, run=root, claude=str(claude), **chosen)
         supervisor = cast(Supervisor, self.recorder)
-        self.tasks = Tasks(settings, store, supervisor, Mailbox(store))
+        self.threads = services.threads(store, root)
+        mailbox = Mailbox(store, self.threads)
+        self.tasks = Tasks(settings, store, supervisor, mailbox, self.threads)
 
     async def start(self, *names: str, **changes: Any) -> Task:
         wanted = tuple(Wanted(name=name) for name in names)
@@ -99,6 +103,68 @@ async def test_tasks_started_together_are_peers_with_a_worktree_each(desk: Desk)
     assert [order.claude for order in desk.recorder.orders] == 2 * [
         Claude(str(desk.repository.parent / "claude"), "2.1.330")
     ]
+
+
+async def make(desk: Desk, assignee: Assignee = Assignee.AGENT, creator: Party = PERSON) -> Task:
+    root = str((await git.discover(desk.repository)).main)
+    workspace = await desk.store.workspace_for(root, "shop")
+    return await desk.threads.create(
+        creator, workspace.id, title="Write docs", body="All of them.", assignee=assignee
+    )
+
+
+async def test_a_task_that_was_made_before_is_started_once_told_and_ongoing(desk: Desk) -> None:
+    made = await make(desk)
+    started = await desk.start("write-docs")
+
+    task = await desk.store.task(made.id)
+    assert started.id == made.id
+    assert (task.status, task.branch, task.title) == (
+        "ongoing",
+        "claudedo/write-docs",
+        "Write docs",
+    )
+    assert Path(str(task.worktree), "README.md").exists()
+    assert [one.body for one in await desk.store.deliverable(task.id)] == ["All of them."]
+    assert [move.after for move in await desk.store.moves(task.id)] == ["ongoing"]
+    assert len(desk.recorder.orders) == 1
+
+
+async def test_a_prompt_comes_after_what_a_task_was_made_with(desk: Desk) -> None:
+    made = await make(desk)
+    await desk.start("", tasks=(Wanted(name="write-docs", prompt="Begin with the API."),))
+
+    mail = [one.body for one in await desk.store.deliverable(made.id)]
+    assert mail == ["All of them.", "Begin with the API."]
+
+
+async def test_a_task_for_a_person_gets_no_session(desk: Desk) -> None:
+    made = await make(desk, Assignee.HUMAN)
+    with pytest.raises(RefusedError, match="claudedo answer write-docs"):
+        await desk.start("write-docs")
+    with pytest.raises(RefusedError, match="claudedo answer write-docs"):
+        await desk.tasks.restart(made, desk.environ)
+    assert desk.recorder.orders == []
+
+
+async def test_a_claimed_task_is_not_started_before_it_is_taken_away(desk: Desk) -> None:
+    made = await make(desk)
+    client = Party(id="token:k_1", name="laptop", workspace_id=made.workspace_id)
+    claimed = await desk.threads.claim(client)
+    assert claimed
+    await desk.threads.move(client, claimed, TaskStatus.ONGOING)
+    with pytest.raises(ConflictError, match="claudedo status write-docs notstarted"):
+        await desk.start("write-docs")
+    with pytest.raises(ConflictError, match="was claimed"):
+        await desk.tasks.restart(await desk.store.task(made.id), desk.environ)
+
+    await desk.threads.move(PERSON, await desk.store.task(made.id), TaskStatus.NOTSTARTED)
+    with pytest.raises(ConflictError, match="never started; `claudedo start write-docs`"):
+        await desk.tasks.restart(await desk.store.task(made.id), desk.environ)
+    await desk.start("write-docs")
+    task = await desk.store.task(made.id)
+    assert (task.holder, task.status) == (None, "ongoing")
+    assert await desk.threads.claim(client) is None
 
 
 async def test_a_task_remembers_the_branch_that_its_work_is_to_be_merged_into(desk: Desk) -> None:

@@ -8,36 +8,64 @@ export class ApiError extends Error {
   }
 }
 
-const TIMEOUT_MS = 20_000;
+const READ_MS = 20_000;
+const CHANGE_MS = 180_000; // to end a workspace means to end its sessions first
 
 /** The JSON that the worker answers to GET `path`; throws `ApiError`. */
-export async function get(path) {
+export const get = (path) => ask("GET", path);
+
+/** The JSON that the worker answers to a request that changes something; throws `ApiError`. */
+export async function ask(method, path, body) {
+  const content = body === undefined ? {} : {
+    body: JSON.stringify(body), headers: { "Content-Type": "application/json" },
+  };
   let response;
   try {
     response = await fetch(path, {
-      headers: { Accept: "application/json" },
+      method,
       credentials: "same-origin",
       cache: "no-store",
-      signal: AbortSignal.timeout(TIMEOUT_MS),
+      signal: AbortSignal.timeout(method === "GET" ? READ_MS : CHANGE_MS),
+      ...content,
     });
   } catch (error) {
     throw new ApiError("unavailable", `The worker cannot be reached (${error.message}).`);
   }
-  if (!response.ok) throw await problemOf(response);
+  if (!response.ok) throw problemOf(response.status, await response.text());
   return response.json();
 }
 
+/**
+ * Sends a file's bytes to `path`, and tells `progress` how many went out. Resolves to the worker's
+ * JSON; throws `ApiError`. `signal` ends it.
+ */
+export function upload(path, file, { progress, signal }) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest(); // fetch does not tell how far an upload is
+    request.open("POST", path);
+    request.setRequestHeader("Content-Type", "application/octet-stream");
+    request.upload.onprogress = (event) => progress(event.loaded);
+    request.onload = () => {
+      if (request.status === 200) resolve(JSON.parse(request.responseText));
+      else reject(problemOf(request.status, request.responseText));
+    };
+    request.onerror = () => reject(new ApiError("unavailable", "The upload broke off."));
+    request.onabort = () => reject(new ApiError("aborted", "The upload was ended."));
+    signal.addEventListener("abort", () => request.abort());
+    request.send(file);
+  });
+}
+
 /** The error in an `application/problem+json` answer, or the status if something else answered. */
-async function problemOf(response) {
-  const fallback = response.status === 401 ? "unauthorized" : "failed";
+function problemOf(status, text) {
   let problem;
   try {
-    problem = await response.json();
+    problem = JSON.parse(text);
   } catch {
     problem = {}; // not the worker's own answer: a proxy's page, or a body cut short
   }
   return new ApiError(
-    response.status === 401 ? "unauthorized" : problem.code ?? fallback,
-    problem.detail ?? problem.title ?? `The worker answered ${response.status}.`,
+    status === 401 ? "unauthorized" : problem.code ?? "failed",
+    problem.detail ?? problem.title ?? `The worker answered ${status}.`,
   );
 }

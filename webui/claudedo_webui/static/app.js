@@ -2,11 +2,17 @@
 
 import { effect } from "@preact/signals";
 import { render } from "preact";
+import { Asks } from "./asks.js";
+import { plural } from "./counts.js";
 import { html } from "./html.js";
 import { start } from "./live.js";
-import { connection, loaded, problems, selected, selectedId, tasks } from "./store.js";
+import { NewTask } from "./newtask.js";
+import {
+  asks, connection, loaded, openAsks, others, problems, selected, selectedId, tasks,
+} from "./store.js";
 import { TaskList } from "./tasklist.js";
 import { TaskView } from "./taskview.js";
+import { Workspaces } from "./workspaces.js";
 
 const CONNECTION_WORDS = {
   connecting: "connecting", live: "live", reconnecting: "reconnecting", expired: "signed out",
@@ -62,17 +68,35 @@ function Nothing() {
 function Page() {
   if (connection.value === "expired") return html`<${Bar} /><${Expired} />`;
   if (!loaded.value) return html`<${Bar} /><${Waiting} />`;
-  if (tasks.value.size === 0) return html`<${Bar} /><${NoTasks} />`;
-  const task = selected.value;
+  const empty = tasks.value.size === 0 && others.value.length === 0 && selectedId.value === "";
+  if (empty) return html`<${Bar} /><${NoTasks} />`;
   return html`<${Bar} />
+    <p class="unseen" role="status">${plural(openAsks.value.length, "ask")} for you</p>
     <div class="columns" data-view=${selectedId.value ? "task" : "list"}>
       <${TaskList} />
-      ${task ? html`<${TaskView} key=${task.id} task=${task} />` : html`<${Nothing} />`}
+      <${Place} />
     </div>`;
 }
 
+function Place() {
+  const task = selected.value;
+  if (task) return html`<${TaskView} key=${task.id} task=${task} />`;
+  if (selectedId.value === "new") return html`<${NewTask} />`;
+  if (selectedId.value === "workspaces") return html`<${Workspaces} />`;
+  const asked = selectedId.value === "" && asks.value.size > 0;
+  return asked || selectedId.value === "asks" ? html`<${Asks} />` : html`<${Nothing} />`;
+}
+
+/** What waits for the person: asks, and sessions at a dialog that only their terminal shows. */
+function waitingCount() {
+  const asking = new Set(openAsks.value.map((ask) => ask.task));
+  const dialogs = [...tasks.value.values()]
+    .filter((task) => task.session?.state === "waiting" && !asking.has(task.id));
+  return openAsks.value.length + dialogs.length;
+}
+
 effect(() => {
-  const waiting = [...tasks.value.values()].filter((t) => t.session?.state === "waiting").length;
+  const waiting = waitingCount();
   const name = selected.value ? `${selected.value.name} · claudedo` : "claudedo";
   document.title = waiting > 0 ? `(${waiting}) ${name}` : name;
 });

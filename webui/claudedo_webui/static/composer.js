@@ -1,9 +1,11 @@
-// The box at the bottom: writes the draft of a task and sends it.
+// The box at the bottom: writes the draft of a task and sends it, with files.
 
 import { useLayoutEffect, useRef } from "preact/hooks";
-import { draftOf, edit, send, sendable, submit } from "./drafts.js";
+import { sizeOf } from "./counts.js";
+import { draftOf, dropFile, edit, send, sendable, submit, uploading } from "./drafts.js";
 import { html } from "./html.js";
-import { connection } from "./store.js";
+import { connection, nameOfParty } from "./store.js";
+import { attach, choose } from "./uploads.js";
 
 const PRIORITIES = ["normal", "high", "halt"];
 const ASLEEP = ["stopped", "interrupted", "failed"];
@@ -21,15 +23,24 @@ export function Composer({ task }) {
     event.preventDefault();
     submit(task.id);
   };
+  const paste = (event) => {
+    if (event.clipboardData.files.length === 0) return;
+    event.preventDefault();
+    attach(task.id, event.clipboardData.files);
+  };
   const sending = draft.phase === "sending";
+  const label = `Message to ${recipientName(task)}`;
   return html`<section class="composer" aria-label="Send a message">
     ${draft.replyTo && html`<${ReplyTo} task=${task} draft=${draft} />`}
     <textarea id="composer-text" ref=${box} rows="2" value=${draft.text} readOnly=${sending}
-      aria-label=${`Message to ${task.name}`} aria-describedby="composer-note"
-      placeholder=${`Message to ${task.name}`} onKeyDown=${keyDown}
+      aria-label=${label} aria-describedby="composer-note" placeholder=${label}
+      onKeyDown=${keyDown} onPaste=${paste}
       onInput=${(event) => edit(task.id, { text: event.currentTarget.value })}></textarea>
+    ${draft.files.length > 0 && html`<${Files} task=${task} files=${draft.files} />`}
     <div class="send-row">
       <div class="note" id="composer-note"><${Note} task=${task} draft=${draft} /></div>
+      <button type="button" class="attach" disabled=${sending} onClick=${() => choose(task.id)}
+        title="Attach files; they can also be dropped or pasted here">Attach</button>
       <label class="choice"><span class="unseen">Priority</span>
         <select value=${draft.priority} disabled=${sending} data-priority=${draft.priority}
           onChange=${(event) => edit(task.id, { priority: event.currentTarget.value })}>
@@ -41,10 +52,31 @@ export function Composer({ task }) {
   </section>`;
 }
 
+/** Who gets what is written here: whoever made a person's task, else who works on the task. */
+function recipientName(task) {
+  const party = task.assignee === "human" ? task.creator : task.holder;
+  return party && party !== "user" ? nameOfParty(party) : task.name;
+}
+
 function ReplyTo({ task, draft }) {
   return html`<p class="reply-to"><span>reply to <bdi>${draft.replyTo.text}</bdi></span>
     <button type="button" class="quiet" aria-label="Do not reply to it" onClick=${() =>
       edit(task.id, { replyTo: null })}>×</button></p>`;
+}
+
+function Files({ task, files }) {
+  return html`<ul class="files" aria-label="Files to send">${files.map((file) => html`
+    <li key=${file.key}><bdi class="file-name">${file.filename}</bdi>
+      <${FileState} file=${file} />
+      <button type="button" class="quiet" aria-label=${`Do not attach ${file.filename}`}
+        onClick=${() => dropFile(task.id, file.key)}>×</button></li>`)}</ul>`;
+}
+
+function FileState({ file }) {
+  if (file.error) return html`<span class="bad" role="alert">Not attached. ${file.error}</span>`;
+  if (file.id) return html`<span class="muted">${sizeOf(file.size)}</span>`;
+  return html`<progress max=${file.size || 1} value=${file.sent}
+    aria-label=${`Uploading ${file.filename}`}></progress>`;
 }
 
 /** One line under the box: a question, a failure, or what will happen. */
@@ -60,7 +92,20 @@ function Note({ task, draft }) {
       <button type="button" class="quiet" onClick=${() => submit(task.id)}>Retry</button>`;
   }
   if (connection.value !== "live") return html`<span>No connection; your text is kept.</span>`;
-  if (!task.session) return html`<span>Kept until the session is started.</span>`;
+  if (uploading(draft)) return html`<span role="status">Uploading…</span>`;
+  return html`<${Fate} task=${task} />`;
+}
+
+/** What will become of a message. */
+function Fate({ task }) {
+  if (task.assignee === "human") {
+    return task.creator === "user" ? html`<span>A note to yourself.</span>`
+      : html`<span>Goes to <bdi>${nameOfParty(task.creator)}</bdi>, who asked.</span>`;
+  }
+  if (task.holder) {
+    return html`<span>Goes to <bdi>${nameOfParty(task.holder)}</bdi>, who works on it.</span>`;
+  }
+  if (!task.session) return html`<span>Kept until a session is started or claims it.</span>`;
   if (ASLEEP.includes(task.session.state)) {
     return html`<span>Kept until <code>claudedo restart ${task.name}</code>.</span>`;
   }

@@ -4,12 +4,14 @@
 import { signal } from "@preact/signals";
 import { ApiError } from "./api.js";
 import { sendMessage } from "./live.js";
+import { forgetUpload } from "./uploads.js";
 import { putMessages, tasks } from "./store.js";
 
 const MAX_BODY_BYTES = 256 * 1024; // the worker's limit
 const STORAGE = "claudedo.drafts";
 const EMPTY = Object.freeze({
-  text: "", priority: "normal", replyTo: null, attempt: null, phase: "writing", error: null,
+  text: "", priority: "normal", replyTo: null, files: [],
+  attempt: null, phase: "writing", error: null,
 });
 
 const drafts = signal(restored());
@@ -26,8 +28,34 @@ export function edit(taskId, fields) {
   put(taskId, { ...draft, phase: "writing", error: null, ...fields });
 }
 
+/** Adds a file, or changes what is known of it; `key` says which. It may come while sending. */
+export function putFile(taskId, file) {
+  const draft = draftOf(taskId);
+  const known = draft.files.some(({ key }) => key === file.key);
+  const files = known
+    ? draft.files.map((old) => (old.key === file.key ? { ...old, ...file } : old))
+    : [...draft.files, file];
+  put(taskId, { ...draft, files });
+}
+
+export function dropFile(taskId, key) {
+  forgetUpload(key);
+  edit(taskId, { files: draftOf(taskId).files.filter((file) => file.key !== key) });
+}
+
+/** The files that will go with the message: those that the worker has. */
+const carried = (draft) => draft.files.filter((file) => file.id);
+
+/** True while a file is on its way. */
+export const uploading = (draft) => draft.files.some((file) => !file.id && !file.error);
+
+/** What will be sent: the text, or the names of the files that come without any. */
+const textOf = (draft) => draft.text.trim() !== "" ? draft.text
+  : carried(draft).map((file) => file.filename).join(", ");
+
 /** True if Enter would do something. */
-export const sendable = (draft) => draft.phase === "writing" && draft.text.trim() !== "";
+export const sendable = (draft) =>
+  draft.phase === "writing" && textOf(draft) !== "" && !uploading(draft);
 
 /** What Enter does: sends, or first asks whether a halt is meant. */
 export function submit(taskId) {
@@ -45,8 +73,9 @@ export async function send(taskId) {
   put(taskId, sending);
   try {
     checkSize(draft.text);
-    const sent = await sendMessage(taskId, draft.text, {
+    const sent = await sendMessage(taskId, textOf(draft), {
       key: attempt.key, priority: draft.priority, reply_to: draft.replyTo?.id ?? null,
+      attachments: carried(draft).map((file) => file.id),
     });
     putMessages(taskId, [asMessage(taskId, draft, sent)]);
     put(taskId, EMPTY);
@@ -57,12 +86,15 @@ export async function send(taskId) {
 }
 
 /** The same text sent again keeps its key, so that it is stored once; another text gets another. */
-function attemptFor({ text, priority, replyTo, attempt }) {
-  const content = JSON.stringify([text, priority, replyTo?.id ?? null]);
+function attemptFor(draft) {
+  const { priority, replyTo, attempt } = draft;
+  const ids = carried(draft).map((file) => file.id);
+  const content = JSON.stringify([textOf(draft), priority, replyTo?.id ?? null, ids]);
   return attempt?.content === content ? attempt : { key: newKey(), content };
 }
 
-function newKey() {
+/** A key under which something is stored once, however often it is sent. */
+export function newKey() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
@@ -82,13 +114,14 @@ function asMessage(taskId, draft, sent) {
     sender: "user",
     sender_name: "user",
     recipient: tasks.value.get(taskId)?.name ?? taskId,
-    body: draft.text,
+    body: textOf(draft),
     reply_to: draft.replyTo?.id ?? null,
     priority: sent.priority,
     created_at: sent.receipts.stored_at,
     receipts: sent.receipts,
     via: sent.via,
-    attachments: [],
+    thread: taskId,
+    attachments: carried(draft),
   };
 }
 
@@ -99,8 +132,8 @@ function put(taskId, draft) {
   if (draft === EMPTY) next.delete(taskId);
   else next.set(taskId, draft);
   drafts.value = next;
-  const kept = [...next].map(([id, { text, priority, replyTo, attempt }]) =>
-    [id, { text, priority, replyTo, attempt }]);
+  const kept = [...next].map(([id, { text, priority, replyTo, attempt, files }]) =>
+    [id, { text, priority, replyTo, attempt, files: files.filter((file) => file.id) }]);
   try {
     sessionStorage.setItem(STORAGE, JSON.stringify(kept));
   } catch (error) {

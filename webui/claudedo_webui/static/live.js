@@ -5,10 +5,13 @@ import { effect } from "@preact/signals";
 import { io } from "socket.io-client";
 import { ApiError, get } from "./api.js";
 import {
-  connection, dropTask, loaded, patchTask, putMessages, putReceipts, putTask, putTasks,
-  selectedId, setProblem, tasks, threads,
+  PLACES, asks, attachmentLimit, connection, dropAsk, dropTask, histories, loaded, others,
+  patchAsk, patchTask, putAsks, putHistory, putMessages, putReceipts, putTask, putTasks,
+  selectedId, setProblem, tasks, threads, tokens, workspaces,
 } from "./store.js";
 
+const OTHERS_MS = 60_000; // sessions that are not ours tell nothing by themselves
+const CLOSED_MS = 15_000; // so long a decided ask says who decided
 const GATHER_MS = 100; // events come in bursts: one fetch answers all of a burst
 const ACK_TIMEOUT_MS = 15_000;
 
@@ -37,6 +40,9 @@ export function start() {
     const id = selectedId.value;
     if (id && connection.peek() === "live") refreshSelected(id);
   });
+  setInterval(() => {
+    if (connection.value === "live" && !document.hidden) requestOthers();
+  }, OTHERS_MS);
   for (const type of ["focus", "visibilitychange"]) addEventListener(type, reviveIfExpired);
   requestTasks();
   socket.connect();
@@ -123,15 +129,47 @@ const requestThread = perId((id) => load(`thread:${id}`, `${pathOf("tasks", id)}
 const requestReceipts = perId((id) => load(`message:${id}`,
   `${pathOf("messages", id)}?rung=stored&wait=0`, (message) => putReceipts(id, message)));
 
+const requestAsks = gathered(() => load("asks", "/api/asks", (list) => {
+  for (const id of putAsks(list)) {
+    closeAsk(id, { outcome: null, decided_by: null }); // it is not open; how it ended comes next
+    requestAsk(id);
+  }
+}));
+const requestAsk = perId((id) => load(`ask:${id}`, pathOf("asks", id), (ask) => {
+  if (ask.closed_at) closeAsk(id, ask);
+  else patchAsk(id, ask);
+}));
+const requestHistory = perId((id) => load(`history:${id}`, `${pathOf("tasks", id)}/history`,
+  (moves) => putHistory(id, moves)));
+const requestWorkspaces = gathered(() => load("workspaces", "/api/workspaces", (list) => {
+  workspaces.value = list;
+}));
+const requestTokens = gathered(() => load("tokens", "/api/tokens", (list) => {
+  tokens.value = list;
+}));
+const requestOthers = gathered(() => load("others", "/api/foreign", (list) => {
+  others.value = list;
+}));
+const requestLimit = gathered(() => load("worker", "/api/worker", (worker) => {
+  attachmentLimit.value = worker.attachment_limit ?? attachmentLimit.value;
+}));
+
+export { requestAsk as refreshAsk, requestHistory as refreshHistory };
+export { requestTask as refreshTask };
+export { requestTokens as refreshTokens, requestWorkspaces as refreshWorkspaces };
+
 /** True if the worker answers and the cookie is good; an expired one is noticed here. */
 const probe = () => load("tasks", "/api/tasks", () => {});
 
 export function refreshAll() {
-  requestTasks();
+  for (const request of [requestTasks, requestAsks, requestWorkspaces, requestOthers]) request();
+  requestLimit();
   if (selectedId.value) refreshSelected(selectedId.value);
 }
 
 function refreshSelected(id) {
+  if (id === "workspaces") requestTokens();
+  if (PLACES.includes(id)) return;
   requestTask(id);
   requestThread(id);
 }
@@ -142,17 +180,53 @@ function hear(event) {
   lastSeq = event.seq;
   const { type, payload } = event;
   if (type.startsWith("message.")) hearMessage(type, payload);
-  else if (type === "task.removed") dropTask(payload.task_id);
-  else if (type === "workspace.updated") requestTasks();
+  else if (type === "reply.received") refetchThreads(payload);
+  else if (type.startsWith("ask.")) hearAsk(type, payload);
+  else if (type === "task.removed") hearRemoved(payload.task_id);
+  else if (type.startsWith("workspace.")) hearWorkspace();
+  else if (type === "token.updated" || type === "agent.connected") hearToken();
   else if (type === "session.updated") hearSession(payload);
   else if (payload.task) putTask(payload.task);
-  else requestTask(payload.task_id);
+  else if (payload.task_id) requestTask(payload.task_id);
+  if (type === "status.updated" && histories.value.has(payload.task_id)) {
+    requestHistory(payload.task_id);
+  }
   if (requestTasks.busy()) requestTasks(); // the list under way may be older than this event
 }
 
-function hearSession({ task_id: id, state, waiting_for, since, reason }) {
+function hearAsk(type, { ask_id: id, outcome, decided_by }) {
+  if (type === "ask.closed") closeAsk(id, { outcome, decided_by });
+  else requestAsks();
+}
+
+/** An ask was decided, wherever that was: it cannot be any more, and says so for a while. */
+export function closeAsk(id, { outcome, decided_by, closed_at, reason }) {
+  const known = asks.value.get(id);
+  if (!known) return;
+  const fields = { outcome, decided_by, closed_at: closed_at ?? new Date().toISOString() };
+  patchAsk(id, reason ? { ...fields, reason } : fields);
+  if (!known.closed_at) setTimeout(() => dropAsk(id), CLOSED_MS);
+}
+
+function hearRemoved(taskId) {
+  dropTask(taskId);
+  for (const [id, ask] of asks.value) if (ask.task === taskId) dropAsk(id);
+}
+
+function hearWorkspace() {
+  requestTasks();
+  requestAsks();
+  requestWorkspaces();
+  hearToken();
+}
+
+function hearToken() {
+  if (tokens.value || selectedId.value === "workspaces") requestTokens();
+}
+
+function hearSession({ task_id: id, state, waiting_for, since, reason, failure }) {
   const session = tasks.value.get(id)?.session;
-  const shown = { ...session, state, waiting_for, since, reason };
+  const shown = { ...session, state, waiting_for, since, reason, failure };
   if (session && state) patchTask(id, { session: shown });
   if (!session || !state || id === selectedId.value) requestTask(id); // the heading shows more
 }
@@ -164,10 +238,10 @@ function hearMessage(type, payload) {
     for (const shown of threadsOf(message, taskId)) putMessages(shown, [message]);
   } else if (receipts && putReceipts(id, payload)) {
     return;
-  } else if (type !== "message.queued" && isShown(id)) {
+  } else if (type !== "message.queued" && isLoaded(id)) {
     requestReceipts(id);
   } else {
-    refetchThreads(taskId, payload.sender);
+    refetchThreads(payload);
   }
 }
 
@@ -175,13 +249,13 @@ function hearMessage(type, payload) {
 const threadsOf = ({ sender }, taskId) =>
   [...threads.value.keys()].filter((id) => id === taskId || sender === `task:${id}`);
 
-const isShown = (messageId) => [...threads.value.values()].some((thread) => thread.has(messageId));
+const isLoaded = (messageId) => [...threads.value.values()].some((thread) => thread.has(messageId));
 
 /** Of an unknown message: the selected thread is fetched now, others when they are selected. */
-function refetchThreads(taskId, sender) {
+function refetchThreads({ task_id: taskId, thread, sender }) {
   const id = selectedId.value;
-  const mayConcern = id === taskId || sender === undefined || sender === `task:${id}`;
-  if (id && mayConcern) requestThread(id);
+  const mayConcern = [taskId, thread].includes(id) || (sender ?? `task:${id}`) === `task:${id}`;
+  if (id && !PLACES.includes(id) && mayConcern) requestThread(id);
 }
 
 function countPending(taskId, pending) {

@@ -15,14 +15,49 @@ export const loaded = signal(false);
 /** Task id → (message id → message). */
 export const threads = signal(new Map());
 
+/** Ask id → ask (an element of `asks --json`). Closed ones stay a while, with their `outcome`. */
+export const asks = signal(new Map());
+
+/** [{id, name, root, counts}] */
+export const workspaces = signal([]);
+
+/** An array once they were fetched: tokens are looked at seldom. */
+export const tokens = signal(null);
+
+/** The machine's Claude sessions that are not ours, as elements of `ls --json`. */
+export const others = signal([]);
+
+/** Task id → how its status changed, oldest first. */
+export const histories = signal(new Map());
+
+/** Bytes that one attachment may have; the worker says it. */
+export const attachmentLimit = signal(25 * 1024 * 1024);
+
 /** "tasks", "task:<id>", "thread:<id>" or "message:<id>" → why its last fetch failed. */
 export const problems = signal(new Map());
 
 /** "connecting", "live", "reconnecting" or "expired" (no valid cookie). */
 export const connection = signal("connecting");
 
-/** The id of the selected task, from the address's #fragment; "" when none is. */
+/** What the address's #fragment names: the id of the selected task, a place, or "" for nothing. */
 export const selectedId = signal(fragmentId());
+
+/** Fragments that are no tasks. */
+export const PLACES = ["asks", "new", "workspaces"];
+
+/** The name of the only workspace to be shown; "" for all. */
+export const shownWorkspace = signal(sessionStorage.getItem("claudedo.workspace") ?? "");
+
+export function showWorkspace(name) {
+  shownWorkspace.value = name;
+  sessionStorage.setItem("claudedo.workspace", name);
+}
+
+/** True of a task or an ask that is to be shown. */
+export const isShown = ({ workspace }) =>
+  shownWorkspace.value === "" || shownWorkspace.value === workspace;
+
+export const openAsks = computed(() => [...asks.value.values()].filter((ask) => !ask.closed_at));
 
 export const selected = computed(() => tasks.value.get(selectedId.value) ?? null);
 
@@ -79,6 +114,46 @@ export function dropTask(id) {
   const rest = new Map(tasks.value);
   rest.delete(id);
   tasks.value = rest;
+}
+
+/** Replaces the open asks; returns the ids of those that were open and are not any more. */
+export function putAsks(list) {
+  const next = new Map([...asks.value].filter(([, ask]) => ask.closed_at));
+  for (const ask of list) next.set(ask.id, { ...asks.value.get(ask.id), ...ask });
+  const gone = openAsks.value.filter((ask) => !next.has(ask.id));
+  for (const ask of gone) next.set(ask.id, ask); // until it is known what became of it
+  asks.value = inOrder(next);
+  return gone.map((ask) => ask.id);
+}
+
+/** Merges what is new of an ask that is known. */
+export function patchAsk(id, fields) {
+  const old = asks.value.get(id);
+  if (old) asks.value = new Map(asks.value).set(id, { ...old, ...fields });
+  return Boolean(old);
+}
+
+export function dropAsk(id) {
+  const rest = new Map(asks.value);
+  if (rest.delete(id)) asks.value = rest;
+}
+
+const inOrder = (map) => new Map([...map].sort(([, a], [, b]) =>
+  compare(a.opened_at, b.opened_at) || compare(a.id, b.id)));
+
+export function putHistory(taskId, moves) {
+  histories.value = new Map(histories.value).set(taskId, moves);
+}
+
+/** A status as people read it. */
+export const statusWord = (status) => (status === "notstarted" ? "not started" : status);
+
+/** How a party ("user", "task:<id>", "token:<id>") is called. */
+export function nameOfParty(party) {
+  if (party === "user") return "you";
+  const [kind, id] = party.split(":", 2);
+  if (kind === "task") return tasks.value.get(id)?.name ?? "a task that was removed";
+  return tokens.value?.find((token) => token.id === id)?.name ?? "a client";
 }
 
 /** Merges messages into a thread. A receipt, once known, is never taken back. */

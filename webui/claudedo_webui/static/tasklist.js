@@ -1,15 +1,19 @@
 // The tasks, grouped by workspace.
 
 import { html } from "./html.js";
+import { plural } from "./counts.js";
 import { SessionState } from "./session.js";
-import { hrefOf, keyOf, selectedId, tasks } from "./store.js";
+import {
+  hrefOf, isShown, keyOf, openAsks, others, selectedId, showWorkspace, shownWorkspace,
+  statusWord, tasks, workspaces,
+} from "./store.js";
 
 const OTHERS = "Not started by claudedo";
 
 /** [[heading, tasks]], workspaces by name, the machine's other sessions last. */
 function groups() {
   const byHeading = new Map();
-  for (const task of tasks.value.values()) {
+  for (const task of [...tasks.value.values(), ...others.value].filter(isShown)) {
     const heading = task.supervised === false ? OTHERS : task.workspace;
     byHeading.set(heading, [...(byHeading.get(heading) ?? []), task]);
   }
@@ -35,6 +39,8 @@ function walk(event) {
 
 export function TaskList() {
   return html`<nav class="tasks" aria-label="Tasks" onKeyDown=${walk}>
+    <${Tools} />
+    <${Waiting} />
     ${groups().map(([heading, list]) => html`<section key=${heading}>
       <h2><bdi>${heading}</bdi></h2>
       <ul>${list.map((task) => html`<li key=${keyOf(task)}><${Row} task=${task} /></li>`)}</ul>
@@ -42,13 +48,58 @@ export function TaskList() {
   </nav>`;
 }
 
+function Tools() {
+  const names = [...new Set([...workspaces.value, ...others.value.map(({ workspace: name }) =>
+    ({ name }))].map(({ name }) => name))].sort();
+  const place = selectedId.value;
+  return html`<div class="tools">
+    <label><span class="unseen">Workspace</span><select value=${shownWorkspace.value}
+      onChange=${(event) => showWorkspace(event.currentTarget.value)}>
+      <option value="">all workspaces</option>
+      ${names.map((name) => html`<option key=${name} value=${name}>${name}</option>`)}
+    </select></label>
+    <a href="#new" aria-current=${place === "new" ? "page" : null}>new task</a>
+    <a href="#workspaces" aria-current=${place === "workspaces" ? "page" : null}
+      title="Workspaces and tokens">manage</a>
+  </div>`;
+}
+
+/** The way to everything that waits for the person. */
+function Waiting() {
+  const open = openAsks.value.filter(isShown);
+  if (open.length === 0) return null;
+  const current = selectedId.value === "asks" ? "page" : null;
+  return html`<a class="task asks-link" href="#asks" aria-current=${current}>
+    <span class="name">${plural(open.length, "ask")} for you</span>
+    <span class="state"><bdi class="waiting-for">${open.map((ask) => ask.title).join(" · ")}</bdi>
+    </span></a>`;
+}
+
 function Row({ task }) {
+  const asking = openAsks.value.filter((ask) => ask.task === task.id).length;
   const content = html`<span class="name"><bdi>${nameOf(task)}</bdi></span>
-    <${Badge} pending=${task.pending} />
-    <${SessionState} task=${task} />`;
-  if (task.supervised === false) return html`<div class="task other">${content}</div>`;
+    <span class="badges"><${AskBadge} count=${asking} /><${Badge} pending=${task.pending} /></span>
+    ${task.assignee === "human" ? html`<${OwnState} task=${task} />`
+      : html`<${SessionState} task=${task} />`}`;
+  if (task.supervised === false) {
+    const words = "Not started by claudedo; `claudedo adopt` takes it over";
+    return html`<div class="task other" title=${words}>${content}</div>`;
+  }
   return html`<a class="task" href=${hrefOf(task.id)}
     aria-current=${task.id === selectedId.value ? "page" : null}>${content}</a>`;
+}
+
+/** A person's task has no session: its status is what there is. */
+function OwnState({ task }) {
+  return html`<span class="state" data-state="none"><span class="word">for you, ${
+    statusWord(task.status)}</span></span>`;
+}
+
+function AskBadge({ count }) {
+  if (!count) return null;
+  const words = plural(count, "open ask");
+  return html`<span class="badge asking" title=${words}>?<span class="unseen"> ${
+    words}</span></span>`;
 }
 
 function Badge({ pending }) {

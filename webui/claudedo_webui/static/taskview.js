@@ -1,15 +1,35 @@
 // The selected task: what it is, what was said, and the box to say more.
 
 import { useState } from "preact/hooks";
+import { AsksOf } from "./asks.js";
 import { Composer } from "./composer.js";
+import { tokensOf } from "./counts.js";
 import { html } from "./html.js";
-import { SessionState } from "./session.js";
-import { hrefOf, tasks } from "./store.js";
+import { SessionState, failureOf } from "./session.js";
+import { StatusPanel } from "./status.js";
+import { hrefOf, nameOfParty, statusWord, tasks } from "./store.js";
 import { Timeline } from "./timeline.js";
+import { attach } from "./uploads.js";
 
 export function TaskView({ task }) {
-  return html`<main class="view" aria-label=${`Task ${task.name}`}>
+  const [over, setOver] = useState(false);
+  const withFiles = (event) => event.dataTransfer?.types.includes("Files");
+  const dragOver = (event) => {
+    if (!withFiles(event)) return;
+    event.preventDefault();
+    setOver(true);
+  };
+  const leave = (event) => event.currentTarget.contains(event.relatedTarget) || setOver(false);
+  const drop = (event) => {
+    if (!withFiles(event)) return;
+    event.preventDefault();
+    setOver(false);
+    attach(task.id, event.dataTransfer.files);
+  };
+  return html`<main class="view" aria-label=${`Task ${task.name}`} data-drop=${over}
+    onDragOver=${dragOver} onDragLeave=${leave} onDrop=${drop}>
     <${Heading} task=${task} />
+    <${AsksOf} task=${task} />
     <${Timeline} task=${task} />
     <${Composer} task=${task} />
   </main>`;
@@ -17,15 +37,25 @@ export function TaskView({ task }) {
 
 function Heading({ task }) {
   const reason = task.session?.reason;
+  const [open, setOpen] = useState(false);
   return html`<div class="heading">
     <div class="title">
       <a class="back" href="#" aria-label="All tasks">‹</a>
       <h1><bdi>${task.name}</bdi></h1>
-      <${SessionState} task=${task} />
+      ${task.assignee === "human" ? html`<span class="kind">for you</span>`
+        : html`<${SessionState} task=${task} />`}
     </div>
     ${reason && html`<p class="reason"><bdi>${reason}</bdi></p>`}
+    ${task.title && task.title !== task.name
+      && html`<p class="full-title"><bdi>${task.title}</bdi></p>`}
+    <${Failure} failure=${task.session?.failure} session=${task.session} />
     <dl class="facts">
-      <${Fact} name="status">${task.status}<//>
+      <${Fact} name="status"><button type="button" class="quiet" aria-expanded=${open}
+        onClick=${() => setOpen(!open)}>${statusWord(task.status)}${" "}
+        <span aria-hidden="true">▾</span></button><//>
+      ${task.assignee === "human" && html`<${Fact} name="from"><bdi>${
+        nameOfParty(task.creator ?? "user")}</bdi><//>`}
+      ${task.holder && html`<${Fact} name="claimed by"><bdi>${nameOfParty(task.holder)}</bdi><//>`}
       ${task.branch && html`<${Fact} name="branch"><bdi class="mono">${task.branch}</bdi><//>`}
       ${task.worktree && html`<${Fact} name="worktree">
         <${Copyable} text=${task.worktree} what="worktree path" /><//>`}
@@ -33,8 +63,26 @@ function Heading({ task }) {
       ${task.session?.version && html`<${Fact} name="claude">${task.session.version}<//>`}
       ${task.session?.transports?.length > 0 && html`<${Fact} name="paths">${
         task.session.transports.join(", ")}<//>`}
+      <${Usage} usage=${task.session?.usage} />
     </dl>
+    ${open && html`<${StatusPanel} task=${task} close=${() => setOpen(false)} />`}
   </div>`;
+}
+
+/** A turn that ended on an error of the API, and what will be done about it. */
+function Failure({ failure, session }) {
+  if (!failure) return null;
+  const onward = failure.continues_at ? "" : " It does not continue by itself.";
+  return html`<p class="failure" role="status"><strong>${failureOf(session)}.</strong>${" "}
+    <bdi>${failure.text}</bdi>${onward}</p>`;
+}
+
+function Usage({ usage }) {
+  if (!usage?.requests) return null;
+  const given = usage.input_tokens + usage.cache_read_tokens + usage.cache_creation_tokens;
+  const cost = usage.cost_usd === null ? "" : `, $${usage.cost_usd.toFixed(2)}`;
+  return html`<${Fact} name="context">${tokensOf(usage.context_tokens)} tokens<//>
+    <${Fact} name="used">${tokensOf(given)} in, ${tokensOf(usage.output_tokens)} out${cost}<//>`;
 }
 
 function Fact({ name, children }) {
@@ -63,7 +111,7 @@ function Peers({ task }) {
     const peer = peerNamed(name, task.workspace);
     const shown = html`<bdi>${name}</bdi>`;
     const linked = peer ? html`<a href=${hrefOf(peer.id)}>${shown}</a>` : shown;
-    return html`<span>${linked}${at < task.peers.length - 1 && ","}</span>`;
+    return html`<span class="peer">${linked}${at < task.peers.length - 1 && ","}</span>`;
   });
 }
 

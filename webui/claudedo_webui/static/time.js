@@ -20,6 +20,10 @@ const date = new Intl.DateTimeFormat(undefined, {
 /** "14:02:11" in the reader's time zone. */
 export const clockOf = (iso) => clock.format(new Date(iso));
 
+/** "14:02" today, with the day on another day. */
+export const momentOf = (iso) => dayOf(iso) === dayOf(new Date().toISOString())
+  ? clockOf(iso).slice(0, 5) : `${dayOf(iso)}, ${clockOf(iso).slice(0, 5)}`;
+
 /** "Tue, 4 Nov 2025" in the reader's time zone. */
 export const dayOf = (iso) => date.format(new Date(iso));
 

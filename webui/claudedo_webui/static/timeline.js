@@ -1,10 +1,11 @@
 // What was said in a task, oldest first, each message with how far it came.
 
 import { useLayoutEffect, useRef, useState } from "preact/hooks";
+import { sizeOf } from "./counts.js";
 import { edit } from "./drafts.js";
 import { html } from "./html.js";
-import { markup } from "./markdown.js";
-import { problems, threads, timeline } from "./store.js";
+import { Prose } from "./prose.js";
+import { hrefOf, problems, tasks, threads, timeline } from "./store.js";
 import { clockOf, dayOf } from "./time.js";
 
 const PAGE = 150; // messages drawn at first, and by each "show earlier"
@@ -92,12 +93,29 @@ function Message({ message, task }) {
       <time datetime=${message.created_at} title=${message.created_at}>${
         clockOf(message.created_at)}</time>
     </header>
+    <${Elsewhere} message=${message} task=${task} />
     ${message.reply_to && html`<${InReplyTo} task=${task} id=${message.reply_to} />`}
     <${Body} text=${message.body} />
-    ${message.attachments?.length > 0 && html`<p class="attachments">Attachments: ${
-      message.attachments.length}</p>`}
+    ${message.attachments?.length > 0 && html`<${Attachments} files=${message.attachments} />`}
     <${Ladder} message=${message} />
   </article>`;
+}
+
+/** Where it was said, if not in this task's own thread. */
+function Elsewhere({ message, task }) {
+  if (!message.thread || message.thread === task.id) return null;
+  const other = tasks.value.get(message.thread);
+  if (!other || message.recipient === other.name) return null; // said to it: the heading shows that
+  return html`<p class="in-reply">in <a href=${hrefOf(other.id)}><bdi>${
+    other.title ?? other.name}</bdi></a></p>`;
+}
+
+/** Files to be saved; the worker serves them so that no browser shows or runs them. */
+function Attachments({ files }) {
+  return html`<ul class="attachments" aria-label="Attachments">${files.map((file) => html`
+    <li key=${file.id}><a href=${`/api/attachments/${encodeURIComponent(file.id)}`}
+      download=${file.filename} rel="noopener"><bdi class="file-name">${file.filename}</bdi></a>
+      <span class="muted">${sizeOf(file.size)}</span></li>`)}</ul>`;
 }
 
 const anchorOf = (messageId) => `message-${messageId}`;
@@ -129,21 +147,14 @@ function Body({ text }) {
   const lines = text.split("\n");
   const long = text.length > LONG_CHARACTERS || lines.length > LONG_LINES;
   const cut = lines.slice(0, PREVIEW_LINES).join("\n").slice(0, LONG_CHARACTERS);
-  const label = open ? "Show less" : `Show all ${sizeOf(text, lines)}`;
-  return html`<${Markup} text=${long && !open ? cut : text} faded=${long && !open} />
+  const label = open ? "Show less" : `Show all ${lengthOf(text, lines)}`;
+  return html`<${Prose} text=${long && !open ? cut : text} faded=${long && !open} />
     ${long && html`<button type="button" class="quiet more" aria-expanded=${open}
       onClick=${() => setOpen(!open)}>${label}</button>`}`;
 }
 
-const sizeOf = (text, lines) => lines.length > PREVIEW_LINES
+const lengthOf = (text, lines) => lines.length > PREVIEW_LINES
   ? `${lines.length} lines` : `${text.length.toLocaleString("en")} characters`;
-
-/** Sanitised markdown; the fragment is put in by hand because Preact must not touch it. */
-function Markup({ text, faded }) {
-  const place = useRef(null);
-  useLayoutEffect(() => place.current.replaceChildren(markup(text)), [text]);
-  return html`<div ref=${place} class=${faded ? "body faded" : "body"} dir="auto"></div>`;
-}
 
 /** The receipt ladder: the words, the times on hover, all of it opened by a click or Enter. */
 function Ladder({ message }) {

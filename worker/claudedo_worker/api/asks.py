@@ -15,8 +15,8 @@ from starlette.responses import JSONResponse, Response
 
 from claudedo import protocol
 from claudedo.errors import ConflictError, NotFoundError, UsageError
-from claudedo.model import Ask, Task
-from claudedo_worker import journal
+from claudedo.model import Ask, AskKind, Task
+from claudedo_worker import decision, journal
 from claudedo_worker.api.context import Context
 from claudedo_worker.api.decode import body_of, check_keys, flag, line, optional
 from claudedo_worker.asks import HELD_PATIENCE, conflict
@@ -56,9 +56,22 @@ async def decide(context: Context, request: Request) -> Response:
     said = _decision(body_of(request))
     ask = await context.store.ask(request.path_params["ask"])
     task = await context.store.task(ask.task_id)
-    live = await _live_of(context, ask, task)
-    decided = await live.asks.decide(ask.id, said)
+    if ask.kind is AskKind.TASK:
+        decided = await _decide_task(context, ask, said)
+    elif ask.session_id is None:
+        decided = await context.relay.decide(ask, said)
+    else:
+        live = await _live_of(context, ask, task)
+        decided = await live.asks.decide(ask.id, said)
     return JSONResponse(_shown(decided, task, _by_content(await context.store.open_asks())))
+
+
+async def _decide_task(context: Context, ask: Ask, said: Decision) -> Ask:
+    """A task that was made for the person: completed, rejected, or answered in its thread."""
+    if ask.closed_at is not None:
+        raise conflict(ask)
+    outcome, words = decision.of_task(said)
+    return await context.threads.decide(ask, outcome, words, keep_open=said.keep_open)
 
 
 async def _live_of(context: Context, ask: Ask, task: Task) -> LiveSession:
@@ -118,6 +131,7 @@ def _decision(data: Mapping[str, Any]) -> Decision:
         always=flag(data, "always"),
         reason=optional(data, "reason"),
         text=optional(data, "text"),
+        keep_open=flag(data, "keep_open"),
         answers=_answers(data.get("answers")),
         input=given,
     )

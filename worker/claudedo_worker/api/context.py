@@ -11,12 +11,19 @@ from starlette.responses import Response
 from claudedo.model import Task
 from claudedo_worker.access import KEY, Access, Door, Kind
 from claudedo_worker.adoption import Adoption
+from claudedo_worker.attachments import Attachments
 from claudedo_worker.bus import Bus
 from claudedo_worker.foreign import ForeignSessions
+from claudedo_worker.listeners import Listeners
 from claudedo_worker.mailbox import Mailbox
+from claudedo_worker.mcp_http import McpHttp
+from claudedo_worker.permission_relay import PermissionRelay
 from claudedo_worker.store import Store
 from claudedo_worker.supervisor import Supervisor
 from claudedo_worker.tasks import Tasks
+from claudedo_worker.threads import PERSON, Party, Threads, session_of
+from claudedo_worker.tokens import Tokens
+from claudedo_worker.workspaces import Workspaces
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +36,14 @@ class Context:
     foreign: ForeignSessions
     adoption: Adoption
     mailbox: Mailbox
+    threads: Threads
+    attachments: Attachments
     supervisor: Supervisor
+    tokens: Tokens
+    relay: PermissionRelay
+    mcp: McpHttp
+    listeners: Listeners
+    workspaces: Workspaces
     version: str
     stop: Callable[[], None]
     url: str = ""
@@ -48,6 +62,12 @@ Handler = Callable[[Context, Request], Awaitable[Response]]
 async def task_of(context: Context, request: Request) -> Task:
     """The task that the route names by id. Raises `NotFoundError`."""
     return await context.store.task(request.path_params["task"])
+
+
+async def party_of(context: Context, request: Request) -> Party:
+    """Who asks: the person, or a session by a command of its own."""
+    sender = await sender_of(context, request)
+    return session_of(sender) if sender else PERSON
 
 
 async def sender_of(context: Context, request: Request) -> Task | None:

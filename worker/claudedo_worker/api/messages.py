@@ -11,7 +11,16 @@ from claudedo import protocol
 from claudedo.errors import UsageError
 from claudedo.model import Rung
 from claudedo_worker.api.context import Context, sender_of, task_of
-from claudedo_worker.api.decode import body_of, line, number, optional, priority, text, wait_seconds
+from claudedo_worker.api.decode import (
+    body_of,
+    line,
+    lines,
+    number,
+    optional,
+    priority,
+    text,
+    wait_seconds,
+)
 
 FOUND = 1000
 """So many messages one search returns at most."""
@@ -30,6 +39,7 @@ async def send_message(context: Context, request: Request) -> Response:
         key=optional(data, "key"),
         priority=priority(data),
         reply_to=optional(data, "reply_to"),
+        attachments=lines(data, "attachments"),
     )
     return JSONResponse(protocol.sent_json(message))
 

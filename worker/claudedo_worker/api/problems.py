@@ -13,6 +13,7 @@ from claudedo.errors import ClaudedoError, NotFoundError, UsageError
 
 STATUS = {
     "usage": 400,
+    "too_large": 413,
     "unauthorized": 401,
     "forbidden": 403,
     "not_found": 404,
@@ -41,7 +42,10 @@ def problem(error: ClaudedoError) -> dict[str, Any]:
 
 async def problem_response(request: Request, error: ClaudedoError) -> Response:
     body = problem(error)
-    return JSONResponse(body, body["status"], media_type="application/problem+json")
+    headers = {"WWW-Authenticate": "Bearer"} if error.code == "unauthorized" else {}
+    if getattr(request.state, "cut", False):
+        headers["Connection"] = "close"
+    return JSONResponse(body, body["status"], headers, media_type="application/problem+json")
 
 
 async def http_problem(request: Request, error: HTTPException) -> Response:

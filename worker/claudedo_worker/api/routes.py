@@ -2,34 +2,54 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from claudedo import protocol
 from claudedo.errors import (
     ClaudedoError,
     ForbiddenError,
+    TooLargeError,
     UnauthorizedError,
     UsageError,
     VersionError,
 )
 from claudedo_worker.access import KEY, Access, Kind
-from claudedo_worker.api import asks, finish, foreign, messages, service, tasks, telemetry
+from claudedo_worker.api import (
+    asks,
+    clients,
+    finish,
+    foreign,
+    messages,
+    openapi,
+    service,
+    stream,
+    tasks,
+    telemetry,
+    threads,
+    tokens,
+    workspaces,
+)
 from claudedo_worker.api.context import Context, Handler
 from claudedo_worker.api.problems import http_problem, problem_response, unexpected
 
 BODY_LIMIT = 4 * 1024 * 1024
+MCP_BODY_LIMIT = 40 * 1024 * 1024  # an attachment of 25 MiB in base64, and what is around it
 
 PEOPLE = frozenset({Kind.PERSON, Kind.PAGE})
 OURS = PEOPLE | {Kind.SESSION}
-ANYBODY = OURS | {Kind.NOBODY}
+ANYBODY = OURS | {Kind.TOKEN, Kind.NOBODY}
 TERMINAL = frozenset({Kind.PERSON})
+CLIENTS = frozenset({Kind.TOKEN})
+LISTENERS = PEOPLE | CLIENTS
+KNOWN = OURS | CLIENTS
 
 
 @dataclass(frozen=True)
@@ -40,6 +60,14 @@ class Rule:
     path: str
     handler: Handler
     who: frozenset[Kind]
+    limit: int = BODY_LIMIT  # bytes of a request's body, for those who may ask
+    streams: bool = False  # the handler reads the body itself, as it comes
+
+
+async def description(context: Context, request: Request) -> Response:
+    """This description, as OpenAPI 3.1."""
+    cookie = context.gate.cookie_name
+    return JSONResponse(await asyncio.to_thread(openapi.document, ROUTES, context.version, cookie))
 
 
 ROUTES = (
@@ -49,14 +77,23 @@ ROUTES = (
     Rule("GET", "/static/{path:path}", service.static, ANYBODY),
     Rule("GET", "/open/{token}", service.open_page, ANYBODY),
     Rule("POST", "/telemetry/{session}/{secret}/v1/logs", telemetry.take_logs, ANYBODY),
+    Rule("GET", "/api/openapi.json", description, KNOWN),
     Rule("GET", "/api/worker", service.worker, OURS),
     Rule("GET", "/api/worker/check", service.check, PEOPLE),
     Rule("POST", "/api/worker/stop", service.stop_worker, TERMINAL),
     Rule("POST", "/api/links", service.new_link, TERMINAL),
-    Rule("GET", "/api/workspaces", tasks.workspaces, OURS),
+    Rule("GET", "/api/workspaces", workspaces.list_workspaces, OURS),
+    Rule("PATCH", "/api/workspaces/{workspace}", workspaces.rename_workspace, PEOPLE),
+    Rule("DELETE", "/api/workspaces/{workspace}", workspaces.remove_workspace, PEOPLE),
+    Rule("GET", "/api/workspaces/{workspace}/events", stream.workspace_events, LISTENERS),
     Rule("GET", "/api/resolve", tasks.resolve, OURS),
     Rule("GET", "/api/tasks", tasks.list_tasks, OURS),
+    Rule("POST", "/api/tasks", threads.create_task, PEOPLE),
     Rule("GET", "/api/tasks/{task}", tasks.show_task, OURS),
+    Rule("POST", "/api/tasks/{task}/status", threads.move_task, PEOPLE),
+    Rule("GET", "/api/tasks/{task}/history", threads.history, PEOPLE),
+    Rule("POST", "/api/tasks/{task}/attachments", threads.upload, OURS, streams=True),
+    Rule("GET", "/api/attachments/{attachment}", threads.download, OURS),
     Rule("POST", "/api/start", tasks.start, TERMINAL),
     Rule("GET", "/api/foreign", foreign.list_foreign, OURS),
     Rule("POST", "/api/adopt", foreign.adopt, TERMINAL),
@@ -79,6 +116,13 @@ ROUTES = (
     Rule("GET", "/api/asks/{ask}", asks.show_ask, PEOPLE),
     Rule("POST", "/api/asks/{ask}/decision", asks.decide, PEOPLE),
     Rule("GET", "/api/events", messages.events, PEOPLE),
+    Rule("POST", "/api/tokens", tokens.create_token, TERMINAL),
+    Rule("GET", "/api/tokens", tokens.list_tokens, PEOPLE),
+    Rule("POST", "/api/tokens/{token}/rotate", tokens.rotate_token, TERMINAL),
+    Rule("DELETE", "/api/tokens/{token}", tokens.revoke_token, PEOPLE),
+    Rule("POST", "/mcp/{workspace}", clients.mcp_post, CLIENTS, MCP_BODY_LIMIT),
+    Rule("GET", "/mcp/{workspace}", clients.mcp_get, CLIENTS),
+    Rule("DELETE", "/mcp/{workspace}", clients.mcp_delete, CLIENTS),
 )
 """Every route and who may ask. A route that is not here does not exist."""
 
@@ -89,7 +133,7 @@ def build(context: Context) -> Starlette:
         Route(rule.path, _guarded(context, rule), methods=[rule.method], name=rule.handler.__name__)
         for rule in ROUTES
     ]
-    return Starlette(
+    application = Starlette(
         routes=routes,
         exception_handlers={
             ClaudedoError: problem_response,  # type: ignore[dict-item]  # called with its own class
@@ -97,16 +141,20 @@ def build(context: Context) -> Starlette:
             Exception: unexpected,
         },
     )
+    application.router.redirect_slashes = False
+    return application
 
 
 def _guarded(context: Context, rule: Rule) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         # To the end, whoever asks and whatever for: a client whose body is still on its way when
         # the answer closes the connection would see a broken pipe instead of the answer.
-        request.state.body = await _body(request)
         access: Access = request.scope[KEY]
-        if access.kind not in rule.who:
-            raise _denial(access)
+        allowed = access.kind in rule.who
+        if not (allowed and rule.streams):
+            request.state.body = await _body(request, rule.limit if allowed else BODY_LIMIT)
+        if not allowed:
+            raise _denial(access, rule)
         spoken = request.headers.get(protocol.PROTOCOL_HEADER)
         versioned = rule.path.startswith("/api/") and rule.handler is not service.stop_worker
         if versioned and spoken and spoken != str(protocol.PROTOCOL_VERSION):
@@ -120,7 +168,16 @@ def _guarded(context: Context, rule: Rule) -> Callable[[Request], Awaitable[Resp
     return endpoint
 
 
-def _denial(access: Access) -> ClaudedoError:
+def _denial(access: Access, rule: Rule) -> ClaudedoError:
+    if access.refusal:
+        return UnauthorizedError(access.refusal)
+    if rule.who == CLIENTS:
+        words = "This is for MCP clients with a token: `claudedo token create --mcp-json`."
+        return UnauthorizedError(words) if access.kind is Kind.NOBODY else ForbiddenError(words)
+    if access.kind is Kind.TOKEN:
+        return ForbiddenError(
+            "A token opens `/mcp` and the events of its workspace, and nothing of a person's."
+        )
     if access.kind is Kind.NOBODY:
         return UnauthorizedError("No valid credential: `claudedo open` opens the page anew.")
     if access.kind is Kind.SESSION:
@@ -128,13 +185,13 @@ def _denial(access: Access) -> ClaudedoError:
     return ForbiddenError("This can only be done from a terminal.")
 
 
-async def _body(request: Request) -> bytes:
+async def _body(request: Request, limit: int) -> bytes:
     data = bytearray()
     try:
         async for chunk in request.stream():
             data += chunk
-            if len(data) > BODY_LIMIT:
-                raise UsageError(f"The request is larger than {BODY_LIMIT // 2**20} MiB.")
+            if len(data) > limit:
+                raise TooLargeError(f"The request is larger than {limit // 2**20} MiB.")
     except ClientDisconnect as error:
         raise UsageError("The request broke off.") from error
     return bytes(data)

@@ -30,6 +30,7 @@ async def worker(context: Context, request: Request) -> Response:
             "version": context.version,
             "protocol": protocol.PROTOCOL_VERSION,
             "sessions": len(sessions),
+            "attachment_limit": context.attachments.limit,
         }
     )
 

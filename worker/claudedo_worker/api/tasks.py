@@ -11,7 +11,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from claudedo import protocol
+from claudedo import moves, protocol
 from claudedo.errors import ConflictError, UsageError
 from claudedo.model import Session, Task, check_body
 from claudedo_worker import checkout, journal
@@ -28,18 +28,6 @@ from claudedo_worker.api.decode import (
     text,
 )
 from claudedo_worker.tasks import StartRequest, Wanted
-
-
-async def workspaces(context: Context, request: Request) -> Response:
-    """All projects."""
-    counts: dict[str, int] = {}
-    for task in await context.store.tasks():
-        counts[task.workspace_id] = counts.get(task.workspace_id, 0) + 1
-    listed = [
-        {"id": w.id, "name": w.name, "root": w.root, "counts": {"tasks": counts.get(w.id, 0)}}
-        for w in await context.store.workspaces()
-    ]
-    return JSONResponse(listed)
 
 
 async def resolve(context: Context, request: Request) -> Response:
@@ -106,10 +94,10 @@ async def restart_task(context: Context, request: Request) -> Response:
 
 async def remove_task(context: Context, request: Request) -> Response:
     """Remove a task with its worktree and branch."""
+    task = await task_of(context, request)
     force = request.query_params.get("force") == "true"
     data = body_of(request) if request.state.body else {}
     env = environment(data) if "env" in data else None  # a page has none
-    task = await task_of(context, request)
     summary = await context.tasks.remove(task, force=force, environ=env)
     return JSONResponse({"summary": summary})
 
@@ -164,6 +152,7 @@ async def _show(context: Context, task: Task) -> dict[str, Any]:
     data |= {"port": task.port, "setup_log": context.tasks.log_of(task)}
     data |= {"body": task.body, "repo": task.repo, "base": task.base}
     data["base_branch"] = task.base_branch
+    data["moves"] = moves.onward(task.assignee, task.status)
     state = await checkout.look(task.worktree, task.base)
     data["work"] = asdict(state) if state else None
     if session:

@@ -19,9 +19,11 @@ SELECT * FROM workspaces ORDER BY name;
 
 -- insert_task: A new task
 INSERT INTO tasks (id, workspace_id, name, body, status, assignee, repo, worktree, branch, base,
-                   made_worktree, made_branch, launch, created_at, recipe, port, base_branch)
+                   made_worktree, made_branch, launch, created_at, recipe, port, base_branch,
+                   title, creator, holder, held_until)
 VALUES (:id, :workspace_id, :name, :body, :status, :assignee, :repo, :worktree, :branch, :base,
-        :made_worktree, :made_branch, :launch, :created_at, :recipe, :port, :base_branch);
+        :made_worktree, :made_branch, :launch, :created_at, :recipe, :port, :base_branch,
+        :title, :creator, :holder, :held_until);
 
 -- update_task: Replace what can change of a task
 UPDATE tasks SET body = :body, status = :status, repo = :repo, worktree = :worktree,
@@ -29,6 +31,51 @@ UPDATE tasks SET body = :body, status = :status, repo = :repo, worktree = :workt
        made_branch = :made_branch, launch = :launch, recipe = :recipe, port = :port,
        base_branch = :base_branch
  WHERE id = :id;
+
+-- move_task: Change a task's status, if it is still what it was
+UPDATE tasks SET status = :after WHERE id = :id AND status = :before;
+
+-- insert_move: A change of a task's status
+INSERT INTO moves (task_id, at, before, after, party, name)
+VALUES (:task_id, :at, :before, :after, :party, :name);
+
+-- moves: The changes of a task's status, oldest first
+SELECT at, before, after, party, name FROM moves WHERE task_id = :task_id ORDER BY at, rowid;
+
+-- claim_task: Give the oldest agent task of a workspace that nobody works on to a party. One that
+-- was claimed and whose lease is over counts as not worked on. A session's own tasks are not given.
+UPDATE tasks SET holder = :party, held_until = :until
+ WHERE id = (SELECT tasks.id FROM tasks
+              WHERE workspace_id = :workspace_id AND assignee = 'agent' AND worktree IS NULL
+                AND (status = 'notstarted' OR (status = 'ongoing' AND holder IS NOT NULL))
+                AND (holder IS NULL OR held_until < :now)
+                AND NOT EXISTS (SELECT 1 FROM sessions WHERE task_id = tasks.id)
+              ORDER BY tasks.created_at, tasks.rowid LIMIT 1)
+RETURNING id;
+
+-- hand_over: What waits in a claimed task's inbox goes to the session that claimed it
+UPDATE task_messages SET task_id = :to, thread_id = :task_id
+ WHERE task_id = :task_id AND party IS NULL AND delivered_at IS NULL;
+
+-- extend_claims: A party shows signs of life: what it claimed stays its own, never for less long
+UPDATE tasks SET held_until = :until
+ WHERE holder = :party AND status IN ('notstarted', 'ongoing', 'blocked')
+   AND coalesce(held_until, '') < :until;
+
+-- release_task: Nobody holds it any more
+UPDATE tasks SET holder = NULL, held_until = NULL WHERE id = :id;
+
+-- counts: How many tasks of a workspace have each status
+SELECT status, count(*) AS tasks FROM tasks WHERE workspace_id = :workspace_id GROUP BY status;
+
+-- rename_workspace: Give a project another name
+UPDATE workspaces SET name = :name WHERE id = :id;
+
+-- task_of_workspace: Any task of a project
+SELECT id FROM tasks WHERE workspace_id = :workspace_id LIMIT 1;
+
+-- delete_workspace: Remove a project with its tokens; its tasks are gone before
+DELETE FROM workspaces WHERE id = :id;
 
 -- delete_task: Remove a task with its sessions, messages and links
 DELETE FROM tasks WHERE id = :id;
@@ -143,8 +190,10 @@ SELECT * FROM asks WHERE session_id = :session_id ORDER BY opened_at, rowid;
 SELECT task_id, count(*) AS asks FROM asks WHERE closed_at IS NULL GROUP BY task_id;
 
 -- insert_message: Store a message; the sender must not have used this key before
-INSERT INTO task_messages (id, task_id, sender, sender_name, body, priority, reply_to, key, created_at)
-VALUES (:id, :task_id, :sender, :sender_name, :body, :priority, :reply_to, :key, :created_at);
+INSERT INTO task_messages (id, task_id, sender, sender_name, body, priority, reply_to, key, created_at,
+                           thread_id, party)
+VALUES (:id, :task_id, :sender, :sender_name, :body, :priority, :reply_to, :key, :created_at,
+        :thread_id, :party);
 
 -- message_by_key: The message that a sender stored under this key
 SELECT task_messages.*, tasks.name AS recipient
@@ -156,11 +205,125 @@ SELECT task_messages.*, tasks.name AS recipient
   FROM task_messages JOIN tasks ON tasks.id = task_messages.task_id
  WHERE task_messages.id = :id;
 
--- thread: What was said to a task and by it, oldest first
+-- thread: What was said to a task, by it and about it, oldest first
 SELECT task_messages.*, tasks.name AS recipient
   FROM task_messages JOIN tasks ON tasks.id = task_messages.task_id
- WHERE task_messages.task_id = :task_id OR sender = 'task:' || :task_id
+ WHERE task_messages.task_id = :task_id OR thread_id = :task_id OR sender = 'task:' || :task_id
  ORDER BY task_messages.created_at, task_messages.rowid;
+
+-- thread_before: What was said in a task's own thread before a place, newest first
+SELECT task_messages.*, tasks.name AS recipient, task_messages.rowid AS place
+  FROM task_messages JOIN tasks ON tasks.id = task_messages.task_id
+ WHERE coalesce(thread_id, task_messages.task_id) = :task_id
+   AND task_messages.rowid < :place
+ ORDER BY task_messages.rowid DESC LIMIT :limit;
+
+-- thread_after: The same after a place, oldest first
+SELECT task_messages.*, tasks.name AS recipient, task_messages.rowid AS place
+  FROM task_messages JOIN tasks ON tasks.id = task_messages.task_id
+ WHERE coalesce(thread_id, task_messages.task_id) = :task_id
+   AND task_messages.rowid > :place
+ ORDER BY task_messages.rowid LIMIT :limit;
+
+-- read_messages: The person's messages of a thread that its session read and did not answer
+SELECT id FROM task_messages
+ WHERE +coalesce(thread_id, task_id) = :thread_id AND task_id = :task_id AND sender = 'user'
+   AND read_at IS NOT NULL AND answered_at IS NULL;
+
+-- mail_of: What a party that is no session of ours has to act on and did not confirm: halt first,
+-- then high, then by age. `lent_to` has it now; `lent` if any connection has, or had, it.
+SELECT task_messages.*, tasks.name AS recipient, lends.connection_id AS lent_to,
+       lends.pushed, lends.message_id IS NOT NULL AS lent
+  FROM task_messages JOIN tasks ON tasks.id = task_messages.task_id
+  LEFT JOIN lends ON lends.message_id = task_messages.id
+ WHERE delivered_at IS NULL
+   AND (party = :party OR (party IS NULL AND tasks.holder = :party))
+ ORDER BY CASE priority WHEN 'halt' THEN 0 WHEN 'high' THEN 1 ELSE 2 END,
+          task_messages.created_at, task_messages.rowid;
+
+-- insert_attachment: A file that was given
+INSERT INTO attachments (id, task_id, message_id, filename, mime_type, size, sha256, party, created_at)
+VALUES (:id, :task_id, :message_id, :filename, :mime_type, :size, :sha256, :party, :created_at);
+
+-- carry_attachment: A message carries a file that was given to its thread's task
+UPDATE attachments SET message_id = :message_id
+ WHERE id = :id AND task_id = :task_id AND message_id IS NULL AND party = :party;
+
+-- attachment: One file
+SELECT * FROM attachments WHERE id = :id;
+
+-- attachments_of_messages: The files that some messages carry
+SELECT * FROM attachments WHERE message_id IN (SELECT value FROM json_each(:ids))
+ ORDER BY created_at, rowid;
+
+-- attachments_of_task: All files of a task
+SELECT * FROM attachments WHERE task_id = :task_id ORDER BY created_at, rowid;
+
+-- keep_carried: Files that a message to another task carries outlive the thread's task
+UPDATE attachments SET task_id = (SELECT task_id FROM task_messages WHERE id = message_id)
+ WHERE task_id = :task_id AND message_id IN
+       (SELECT id FROM task_messages WHERE thread_id = :task_id AND task_id <> :task_id);
+
+-- delete_uncarried: Files that were given before a moment and that no message carries
+DELETE FROM attachments WHERE message_id IS NULL AND created_at < :before;
+
+-- content_used: Whether any file has this content
+SELECT 1 FROM attachments WHERE sha256 = :sha256 LIMIT 1;
+
+-- insert_token: What a client will show
+INSERT INTO tokens (id, workspace_id, name, hash, created_at, expires_at)
+VALUES (:id, :workspace_id, :name, :hash, :created_at, :expires_at);
+
+-- token_by_hash: The token of that text, valid or not
+SELECT * FROM tokens WHERE hash = :hash;
+
+-- token: One token
+SELECT * FROM tokens WHERE id = :id;
+
+-- tokens: All tokens, newest first
+SELECT * FROM tokens ORDER BY created_at DESC, rowid DESC;
+
+-- rotate_token: Another text takes the place of the one that was
+UPDATE tokens SET hash = :hash, expires_at = :expires_at, last_used_at = NULL
+ WHERE id = :id AND revoked_at IS NULL;
+
+-- use_token: It was shown
+UPDATE tokens SET last_used_at = :at WHERE id = :id;
+
+-- revoke_token: It is worth nothing any more
+UPDATE tokens SET revoked_at = :at WHERE id = :id AND revoked_at IS NULL;
+
+-- insert_connection: A client's MCP session
+INSERT INTO connections (id, token_id, client, created_at)
+VALUES (:id, :token_id, :client, :created_at);
+
+-- connection: One of them
+SELECT * FROM connections WHERE id = :id;
+
+-- connections_of: All of a token, newest first
+SELECT * FROM connections WHERE token_id = :token_id ORDER BY created_at DESC, rowid DESC;
+
+-- connections: How many each token has
+SELECT token_id, count(*) AS connections FROM connections GROUP BY token_id;
+
+-- delete_connection: It ended; what it did not confirm may be given again
+DELETE FROM connections WHERE id = :id;
+
+-- lend: A connection gets a message
+INSERT OR REPLACE INTO lends (message_id, connection_id, pushed, at)
+VALUES (:message_id, :connection_id, :pushed, :at);
+
+-- lends: What a connection has and did not confirm
+SELECT message_id, pushed FROM lends WHERE connection_id = :connection_id ORDER BY at, rowid;
+
+-- lenders: The connections that have anything unconfirmed
+SELECT DISTINCT connection_id FROM lends WHERE connection_id IS NOT NULL;
+
+-- give_back: It was not confirmed, and may be given again
+UPDATE lends SET connection_id = NULL WHERE message_id = :message_id;
+
+-- end_lend: It is confirmed
+DELETE FROM lends WHERE message_id = :message_id AND connection_id = :connection_id;
 
 -- search: Messages whose bodies hold all words of an FTS5 expression, newest first
 SELECT task_messages.*, tasks.name AS recipient
@@ -170,16 +333,18 @@ SELECT task_messages.*, tasks.name AS recipient
  ORDER BY task_messages.created_at DESC, task_messages.rowid DESC LIMIT :limit;
 
 -- pending: How many messages of a task are not delivered yet
-SELECT count(*) AS pending FROM task_messages WHERE task_id = :task_id AND delivered_at IS NULL;
+SELECT count(*) AS pending FROM task_messages
+ WHERE task_id = :task_id AND party IS NULL AND delivered_at IS NULL;
 
 -- pending_by_task: The same for every task that has any
-SELECT task_id, count(*) AS pending FROM task_messages WHERE delivered_at IS NULL GROUP BY task_id;
+SELECT task_id, count(*) AS pending FROM task_messages
+ WHERE party IS NULL AND delivered_at IS NULL GROUP BY task_id;
 
 -- deliverable: Messages whose body may be given now: not delivered, in no open attempt that
 -- carries bodies. Halt first, then high, then by age.
 SELECT task_messages.*, tasks.name AS recipient
   FROM task_messages JOIN tasks ON tasks.id = task_messages.task_id
- WHERE task_messages.task_id = :task_id
+ WHERE task_messages.task_id = :task_id AND party IS NULL
    AND (delivered_at IS NULL OR forgotten = 1)
    AND NOT EXISTS (SELECT 1 FROM attempt_messages JOIN attempts ON attempts.id = attempt_id
                     WHERE message_id = task_messages.id AND outcome = 'open' AND reminder = 0)
@@ -210,6 +375,13 @@ UPDATE task_messages
                                         WHERE reply.reply_to = task_messages.id
                                           AND reply.sender = 'task:' || task_messages.task_id
                                           AND task_messages.sender IN ('user', 'task:' || reply.task_id))
+                           OR (task_messages.sender = 'user' AND EXISTS
+                               (SELECT 1 FROM task_messages AS said
+                                 WHERE said.task_id
+                                       = coalesce(task_messages.thread_id, task_messages.task_id)
+                                   AND said.created_at > task_messages.delivered_at
+                                   AND said.party = 'user'
+                                   AND +said.sender = 'task:' || task_messages.task_id))
                           THEN :at ELSE answered_at END
  WHERE id = :id AND delivered_at IS NOT NULL AND forgotten = 0 AND read_at IS NULL;
 

@@ -15,6 +15,7 @@ from rich.cells import chop_cells
 from rich.text import Text
 
 from claudedo.cli import ask_view, refusal, render
+from claudedo.model import Assignee, TaskStatus
 
 Json = dict[str, Any]
 
@@ -232,7 +233,7 @@ def _columns(situation: Situation, width: int, now: float) -> list[_Column]:
     sessions = [task["session"] or {} for task in tasks]
     names = [task_name(task, several) for task in tasks]
     name = _Column("SESSION", _name_width(names, width), [Text(n, style="bold") for n in names])
-    state = _Column("STATE", _STATE_WIDTH, [_state(session) for session in sessions])
+    state = _Column("STATE", _STATE_WIDTH, [_state(task) for task in tasks])
     ages = [render.age(s["since"], now) if s.get("since") else "" for s in sessions]
     age = _Column("FOR", _AGE_WIDTH, [Text(text) for text in ages], right=True)
     whys = [why(task) for task in tasks]
@@ -292,13 +293,21 @@ def why(task: Json) -> Text:
         return Text(render.line(session["reason"]), style="dim")
     if not task["supervised"]:
         return Text("not ours", style="dim")
+    if not session and task["assignee"] == Assignee.HUMAN:
+        return Text("" if TaskStatus(task["status"]).over else "you", style="magenta")
     if not session:
-        return Text("claudedo restart starts it", style="dim")
+        verb = "start" if task["status"] == TaskStatus.NOTSTARTED else "restart"
+        return Text(f"claudedo {verb} starts it", style="dim")
     return Text("")
 
 
-def _state(session: Json) -> Text:
-    state = str(session.get("state") or "not started")
+def _state(task: Json) -> Text:
+    if task["session"]:
+        state = str(task["session"]["state"])
+    elif task["assignee"] == Assignee.HUMAN:
+        state = str(task["status"]) if TaskStatus(task["status"]).over else "waiting"
+    else:
+        state = "not started"
     return Text(state, style=render.STATE_STYLES.get(state, "dim"))
 
 

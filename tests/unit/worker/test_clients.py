@@ -1,0 +1,185 @@
+"""What a client is lent, and how it comes back: with a real store, without a network."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from claudedo.errors import NotFoundError
+from claudedo.model import Task, Token, Workspace
+from claudedo_worker import clients as clients_module
+from claudedo_worker.clients import CONNECTIONS, Client, Clients
+from claudedo_worker.database import Database
+from claudedo_worker.store import Store
+from claudedo_worker.tokens import Tokens
+from tests.support import services
+from tests.support.records import a_message, a_task
+
+pytestmark = pytest.mark.anyio
+
+PATIENCE = 20.0
+
+
+class Bench:
+    """A token, a task that it holds, and the clients of one worker."""
+
+    token: Token
+    task: Task
+    workspace: Workspace
+
+    def __init__(self, database: Database, path: Path) -> None:
+        self._path = path
+        self.store = Store(database, lambda event: self.clients.notice(event))
+        self.clients = self.worker()
+
+    def worker(self) -> Clients:
+        """The clients as another worker would find them."""
+        threads = services.threads(self.store, self._path)
+        tokens = Tokens(self.store)
+        return Clients(
+            self.store, tokens, threads, lambda who: services.tools(self.store, self._path, who)
+        )
+
+    async def client(self) -> Client:
+        """A program that just connected."""
+        return await self.clients.open(self.token, "digest", "a program")
+
+    async def say(self, body: str) -> str:
+        """The person writes to the client."""
+        message = a_message(self.task, body)
+        await self.store.add_message(message, message.id)
+        return message.id
+
+    async def inbox(self, client: Client, **given: Any) -> list[tuple[str, bool]]:
+        """What `check_inbox` gives: bodies, and whether they are marked."""
+        await self.clients.heard(client, "check_inbox")
+        found = await client.caller.check_inbox(None, given.get("limit"), None)
+        return [(message["body"], "note" in message) for message in found["messages"]]
+
+    async def delivered(self, message_id: str) -> bool:
+        """True once a client confirmed it."""
+        return (await self.store.message(message_id)).receipts.delivered_at is not None
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    database = await Database.open(tmp_path / "claudedo.db")
+    made = Bench(database, tmp_path)
+    made.workspace = await made.store.workspace_for("/repository", "shop")
+    made.token, _ = await Tokens(made.store).create(made.workspace, "laptop")
+    holder = f"token:{made.token.id}"
+    made.task = await made.store.add_task(a_task(made.workspace, worktree=None, holder=holder))
+    yield made
+    await made.clients.stop()
+    await database.close()
+
+
+async def test_the_inbox_gives_each_message_once_and_the_next_look_confirms_it(
+    bench: Bench,
+) -> None:
+    client = await bench.client()
+    first, second = await bench.say("one"), await bench.say("two")
+
+    assert await bench.inbox(client, limit=1) == [("one", False)]
+    assert (await bench.delivered(first), await bench.delivered(second)) == (False, False)
+    assert await bench.inbox(client) == [("two", False)]
+    assert (await bench.delivered(first), await bench.delivered(second)) == (True, False)
+    await bench.clients.heard(client, "send_to_task")
+    assert await bench.delivered(second)
+    assert await bench.inbox(client) == []
+
+
+async def test_what_a_worker_gave_that_died_is_given_again_and_marked(bench: Bench) -> None:
+    before = await bench.client()
+    message = await bench.say("one")
+    assert await bench.inbox(before) == [("one", False)]
+    bench.clients = bench.worker()
+    client = await bench.clients.find(bench.token, "digest", before.connection.id)
+    await bench.clients.heard(client, "send_to_task")  # says nothing of what came before
+
+    assert not await bench.delivered(message)
+    assert await bench.inbox(client) == [("one", True)]
+    assert await bench.inbox(client) == []
+    assert await bench.delivered(message)
+
+
+async def test_what_one_connection_has_no_other_gets(bench: Bench) -> None:
+    for number in range(30):
+        await bench.say(str(number))
+
+    async def empty(client: Client) -> list[tuple[str, bool]]:
+        given = []
+        while found := await bench.inbox(client, limit=2):
+            given += found
+        return given
+
+    clients = await bench.client(), await bench.client()
+    one, other = await asyncio.gather(*map(empty, clients))
+    assert len(one) + len(other) == 30
+    assert {*one, *other} == {(str(number), False) for number in range(30)}
+
+
+async def test_of_a_lost_program_the_mail_goes_to_another(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clients_module, "SWEEP", 0.01)
+    monkeypatch.setattr(clients_module, "SILENT", 0.2)
+    bench.clients.start()
+    lost = await bench.client()
+    await bench.say("one")
+    assert await bench.inbox(lost) == [("one", False)]
+    other = await bench.client()
+    async with asyncio.timeout(PATIENCE):
+        while not (found := await bench.inbox(other)):
+            await asyncio.sleep(0.02)
+
+    assert found == [("one", True)]
+
+
+async def test_only_so_many_sessions_of_a_token_are_remembered(bench: Bench) -> None:
+    first = await bench.client()
+    await bench.say("one")
+    assert await bench.inbox(first) == [("one", False)]
+    others = [await bench.client() for _ in range(CONNECTIONS)]
+
+    with pytest.raises(NotFoundError, match="initialize again"):
+        await bench.clients.find(bench.token, "digest", first.connection.id)
+    assert await bench.inbox(others[0]) == [("one", True)]
+    assert await bench.store.connections() == {bench.token.id: CONNECTIONS}
+
+
+@pytest.mark.parametrize(
+    ("program", "is_over"), [("claude-code 2.1.197", True), ("another", False)]
+)
+async def test_a_claude_code_without_its_stream_is_made_to_shake_hands_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, program: str, is_over: bool
+) -> None:
+    before = await bench.clients.open(bench.token, "digest", program)
+    fresh = await bench.clients.find_to_ask(bench.token, "digest", before.connection.id)
+    bench.clients = bench.worker()
+    monkeypatch.setattr(clients_module, "DEAF", -1.0)  # it had the time to come back
+
+    assert fresh is before
+    if is_over:
+        with pytest.raises(NotFoundError, match="initialize again"):
+            await bench.clients.find_to_ask(bench.token, "digest", before.connection.id)
+        assert await bench.store.connections() == {}
+    else:
+        known = await bench.clients.find_to_ask(bench.token, "digest", before.connection.id)
+        assert known.connection == before.connection
+
+
+async def test_a_client_that_is_heard_of_keeps_what_it_claimed(bench: Bench) -> None:
+    until = (await bench.store.task(bench.task.id)).held_until
+    client = await bench.client()
+    await bench.store.extend_claims(client.party.id, "2020-01-01T00:00:00.000Z")
+    await bench.clients.heard(client, None)
+
+    extended = (await bench.store.task(bench.task.id)).held_until
+    assert extended is not None
+    assert extended > "2026-01-01"
+    assert until is None
