@@ -1,4 +1,4 @@
-"""Owns the terminal of one session, so that the session outlives the worker.
+"""Owns the terminal of one session, or the input of a one-shot run, so that it outlives the worker.
 
 One standard-library file, run by path with ``python3 -I -S holder.py``; it imports nothing of
 ours. A JSON specification arrives on stdin (so the environment touches neither disk nor argv),
@@ -6,8 +6,9 @@ one JSON line answers on stdout, and from then on everything happens on a unix s
 frames of ``docs/holder-protocol.md``.
 
 Knows nothing of tasks, messages or the Claude CLI: it runs a command, keeps the last of its
-output, passes keystrokes on and remembers how the command ended. Whoever connects may vanish,
-stall or talk nonsense; the command never notices.
+output (of a one-shot run, nothing: that writes to its files itself), passes input on and remembers
+how the command ended. Whoever connects may vanish, stall or talk nonsense; the command never
+notices.
 """
 
 # pathlib would cost every holder memory for a handful of calls.
@@ -41,8 +42,9 @@ HEADER = struct.Struct(">cI")
 MAX_PAYLOAD = 16 << 20
 CHUNK = 64 << 10  # most output taken from the terminal, or given to a peer, in one turn
 WATCHER_BUFFER = 8 << 20  # output a watcher may lag behind before it is dropped
-INPUT_BUFFER = 1 << 20  # keystrokes queued for the child before their sender has to wait
+INPUT_BUFFER = 1 << 20  # input queued for the child before its sender has to wait
 MAX_CLIENTS = 64
+FILES = ("output", "errors")  # of a child without a terminal: its descriptors 1 and 2
 MAX_SCROLLBACK = 8 << 20  # a snapshot travels in one frame
 
 QUIET = 0.1  # s without output, after the child ended, that count as "all output is here"
@@ -95,7 +97,7 @@ class Malformed(Exception):
     """A peer does not speak the protocol and is dropped."""
 
 
-# ---------------------------------------------------------------- the child and its terminal
+# ---------------------------------------------------------------- the child and its descriptors
 
 
 def set_size(terminal: int, rows: int, cols: int) -> None:
@@ -103,37 +105,100 @@ def set_size(terminal: int, rows: int, cols: int) -> None:
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
 
 
-def spawn(argv: list[str], cwd: str, env: dict[str, str], size: tuple[int, int]) -> tuple[int, int]:
+def spawn_on_terminal(
+    argv: list[str], cwd: str, env: dict[str, str], size: tuple[int, int]
+) -> tuple[int, int]:
     """Run ``argv`` in a new session on a new terminal of ``size`` (rows, cols).
 
     Returns the pid and the non-blocking master side. Raises Refused when it cannot be run.
     """
     master, slave = os.openpty()
     set_size(master, *size)
+
+    def take() -> None:
+        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+        for descriptor in (0, 1, 2):
+            os.dup2(slave, descriptor)
+
+    try:
+        pid = spawn(argv, cwd, env, take)
+    except BaseException:
+        os.close(master)
+        raise
+    finally:
+        os.close(slave)
+    os.set_blocking(master, False)
+    return pid, master
+
+
+def spawn_on_files(
+    argv: list[str], cwd: str, env: dict[str, str], files: dict[str, str]
+) -> tuple[int, int]:
+    """Run ``argv`` in a new session, writing straight to ``files`` ("output" and "errors").
+
+    Returns the pid and the non-blocking writing end of its input, which nobody else has: our
+    death is its end of input. Raises Refused when it cannot be run.
+    """
+    reading, writing = os.pipe()
+    given = [reading]
+
+    def take() -> None:
+        for descriptor, source in enumerate(given):
+            os.dup2(source, descriptor)
+
+    try:
+        for name in FILES:  # one by one: what was opened before one that cannot be is closed, too
+            given.append(open_for_appending(files[name]))  # noqa: PERF401
+        pid = spawn(argv, cwd, env, take)
+    except BaseException:
+        os.close(writing)
+        raise
+    finally:
+        for descriptor in given:
+            os.close(descriptor)
+    os.set_blocking(writing, False)
+    return pid, writing
+
+
+def open_for_appending(path: str) -> int:
+    """A descriptor at the end of a file, made if need be. Raises Refused."""
+    # Neither wait for a pipe's reader nor let a terminal become ours.
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        sentence = f"cannot write {path}: {getattr(error, 'strerror', None) or error}"
+        raise Refused(sentence) from error
+    os.set_blocking(descriptor, True)
+    return descriptor
+
+
+def spawn(argv: list[str], cwd: str, env: dict[str, str], take: Callable[[], None]) -> int:
+    """Fork a child that becomes ``argv`` once ``take`` has set its descriptors 0, 1 and 2.
+
+    Returns its pid. Raises Refused, with the child's own sentence.
+    """
     problem_in, problem_out = os.pipe()
     pid = os.fork()
     if pid == 0:
-        become(argv, cwd, env, slave, problem_out)
-    os.close(slave)
+        become(argv, cwd, env, take, problem_out)
     os.close(problem_out)
     with open(problem_in, "rb") as report:  # ends when the exec succeeds or the child is gone
         problem = report.read().decode("utf-8", "replace")
     if problem:
         os.waitpid(pid, 0)
-        os.close(master)
         raise Refused(problem)
-    os.set_blocking(master, False)
-    return pid, master
+    return pid
 
 
-def become(argv: list[str], cwd: str, env: dict[str, str], slave: int, problem_out: int) -> None:
-    """In the forked child: take the terminal and turn into the command. Never returns."""
-    problem = "cannot take the terminal"
+def become(
+    argv: list[str], cwd: str, env: dict[str, str], take: Callable[[], None], problem_out: int
+) -> None:
+    """In the forked child: take the descriptors and turn into the command. Never returns."""
+    problem = "cannot take its terminal or files"
     try:
         os.setsid()
-        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
-        for descriptor in (0, 1, 2):
-            os.dup2(slave, descriptor)
+        take()
         default_signals()
         problem = f"cannot enter {cwd}"
         os.chdir(cwd)
@@ -197,7 +262,7 @@ class Client:
         self.outbox = bytearray()
         self.watching = False
         self.read_only = False
-        self.paused = False  # its keystrokes wait for the child to read earlier ones
+        self.paused = False  # its input waits for the child to read earlier input
 
     def next_frame(self) -> tuple[bytes, bytes] | None:
         """Take one whole frame from the inbox; None when there is none yet."""
@@ -248,6 +313,18 @@ def read_size(fields: dict[str, Any]) -> tuple[int, int]:
     return rows, cols
 
 
+def read_files(spec: dict[str, Any]) -> dict[str, str] | None:
+    """What a child without a terminal writes to, as absolute paths; None for a terminal."""
+    files = spec.get("files")
+    if files is None:
+        return None
+    paths = [files.get(name) for name in FILES] if isinstance(files, dict) else [None]
+    if not all(isinstance(path, str) and path for path in paths):
+        sentence = "files must name output and errors (paths)"
+        raise Malformed(sentence)
+    return dict(zip(FILES, map(os.path.abspath, paths), strict=True))
+
+
 def read_command(fields: dict[str, Any]) -> tuple[list[str], str]:
     argv, cwd = fields.get("argv"), fields.get("cwd")
     if not (isinstance(argv, list) and argv and all(isinstance(word, str) for word in argv)):
@@ -279,12 +356,16 @@ def describe_failure() -> str:
 
 
 class Holder:
-    """A single-threaded loop between one terminal and any number of peers."""
+    """A single-threaded loop between one child and any number of peers.
+
+    The child is on a ``terminal``, or, with ``files``, only its ``stdin`` is ours.
+    """
 
     def __init__(self, spec: dict[str, Any], listener: socket.socket) -> None:
         self.argv, self.cwd = read_command(spec)
         self.env: dict[str, str] = spec["env"]
-        self.size = read_size(spec)
+        self.files: dict[str, str] | None = spec["files"]
+        self.size = (0, 0) if self.files else read_size(spec)
         self.path: str = spec["socket"]
         self.exit_file: str | None = spec.get("exit_file")
         self.linger = float(spec.get("linger", 3600))
@@ -294,9 +375,11 @@ class Holder:
         self.selector = selectors.DefaultSelector()
         self.clients: list[Client] = []
         self.timers: dict[str, tuple[float, Callable[[], None]]] = {}
-        self.typed = bytearray()
+        self.typed = bytearray()  # input the child has not taken yet
         self.pid = 0
         self.terminal: int | None = None
+        self.stdin: int | None = None
+        self.finishing = False  # no more input will come: stdin closes after what is queued
         self.started_at = 0.0
         self.last_input_at: float | None = None
         self.ending = False  # told to hang up
@@ -314,14 +397,22 @@ class Holder:
             b"P": self.on_snapshot,
             b"N": self.on_respawn,
             b"D": self.on_leave,
+            b"F": self.refuse_terminal,
         }
+        if self.files:
+            self.orders |= dict.fromkeys((b"A", b"I", b"R", b"P"), self.refuse_one_shot)
+            self.orders |= {b"T": self.on_one_shot_input, b"F": self.on_finish_input}
 
     # -- life
 
     def start(self, argv: list[str], cwd: str, env: dict[str, str]) -> None:
         """Run a command as the child. Raises Refused; an earlier end stands then."""
         self.close_terminal()
-        self.pid, self.terminal = spawn(argv, cwd, env, self.size)
+        if self.files:
+            self.pid, self.stdin = spawn_on_files(argv, cwd, env, self.files)
+        else:
+            self.pid, self.terminal = spawn_on_terminal(argv, cwd, env, self.size)
+        self.finishing = False
         self.started_at = time.time()
         self.argv, self.cwd = argv, cwd
         self.ended = self.exited = None
@@ -329,7 +420,8 @@ class Holder:
         self.timers.pop("linger", None)
         if self.exit_file:
             remove(self.exit_file)
-        self.selector.register(self.terminal, selectors.EVENT_READ, self.serve_terminal)
+        if self.terminal is not None:
+            self.selector.register(self.terminal, selectors.EVENT_READ, self.serve_terminal)
 
     def run(self) -> None:
         """Serve until the child has ended and nobody gave another order in time."""
@@ -398,6 +490,7 @@ class Holder:
         }
         self.typed.clear()
         self.resume_senders()
+        self.close_stdin()
         if self.terminal is None:
             self.announce_end()
         for _ in range(DRAIN_TURNS):
@@ -442,7 +535,10 @@ class Holder:
             note(f"cannot write the exit file: {error}")
 
     def hang_up(self) -> None:
-        """End the child as a closing terminal window would, then go (claude-cli.md 9.1)."""
+        """End the child as a closing terminal window would, then go (claude-cli.md 9.1).
+
+        Without a terminal the child is told by the end of its input.
+        """
         if self.ending:
             return
         self.ending = True
@@ -452,15 +548,26 @@ class Holder:
             return  # announcing the end leaves
         self.take_output()
         self.close_terminal()
-        os.kill(self.pid, signal.SIGHUP)
-        os.kill(self.pid, signal.SIGCONT)
+        self.close_stdin()
+        if not self.files:
+            os.kill(self.pid, signal.SIGHUP)
+            os.kill(self.pid, signal.SIGCONT)
+        end = self.kill_group_if_alive if self.files else self.kill_if_alive
         for seconds, number in HANG_UP_STEPS:
-            self.after(seconds, f"hang-up {number}", partial(self.kill_if_alive, number))
+            self.after(seconds, f"hang-up {number}", partial(end, number))
         self.after(ABANDON, "abandon", self.abandon)
 
     def kill_if_alive(self, number: int) -> None:
         if self.ended is None:
             os.kill(self.pid, number)
+
+    def kill_group_if_alive(self, number: int) -> None:
+        if self.ended is not None:
+            return
+        try:
+            os.killpg(self.pid, number)
+        except PermissionError as error:  # macOS, when nobody of it lives and we are to hear of it
+            note(f"the process group cannot be signalled: {error}")
 
     def abandon(self) -> None:
         note(f"process {self.pid} cannot be ended")
@@ -486,7 +593,7 @@ class Holder:
                 note(f"a peer missed the last frames: {error}")
             client.connection.close()
 
-    # -- the terminal
+    # -- the child's input and output
 
     def serve_terminal(self, events: int) -> None:
         if events & selectors.EVENT_READ:
@@ -526,23 +633,52 @@ class Holder:
             output += data
         return bytes(output), False
 
+    def serve_stdin(self, _events: int) -> None:
+        self.give_input()
+
     def give_input(self) -> None:
-        """Write queued keystrokes, as many as the child's side takes."""
-        if self.terminal is None:
+        """Write queued input, as much as the child's side takes."""
+        side = self.stdin if self.files else self.terminal
+        if side is None:
             return
         try:
             while self.typed:
-                written = os.write(self.terminal, self.typed[:CHUNK])
+                written = os.write(side, self.typed[:CHUNK])
                 del self.typed[:written]
         except BlockingIOError:
             pass
-        except OSError as error:
-            note(f"cannot write to the terminal: {error}")
+        except OSError as error:  # a child may close its input as it likes
+            note(f"cannot write to the child: {error}")
             self.typed.clear()
-        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self.typed else 0)
-        self.selector.modify(self.terminal, wanted, self.serve_terminal)
+            self.close_stdin()
+        if self.finishing and not self.typed:
+            self.close_stdin()
+        self.watch_child()
         if len(self.typed) <= INPUT_BUFFER // 2:
             self.resume_senders()
+
+    def watch_child(self) -> None:
+        """Wait for the child's side to take more only while there is more."""
+        if self.terminal is not None:
+            wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self.typed else 0)
+            self.selector.modify(self.terminal, wanted, self.serve_terminal)
+        elif self.stdin is not None:
+            registered = self.stdin in self.selector.get_map()
+            if self.typed and not registered:
+                self.selector.register(self.stdin, selectors.EVENT_WRITE, self.serve_stdin)
+            elif registered and not self.typed:
+                self.selector.unregister(self.stdin)
+
+    def close_stdin(self) -> None:
+        """End the input of a child without a terminal; what was queued is dropped."""
+        if self.stdin is None:
+            return
+        if self.stdin in self.selector.get_map():
+            self.selector.unregister(self.stdin)
+        os.close(self.stdin)
+        self.stdin = None
+        self.typed.clear()
+        self.resume_senders()
 
     def close_terminal(self) -> None:
         if self.terminal is not None:
@@ -626,7 +762,8 @@ class Holder:
             try:
                 order(client, payload)
             except Refused as refusal:
-                self.send(client, json_frame(b"E", {"error": str(refusal)}))
+                told = {"error": str(refusal), "to": kind.decode()}
+                self.send(client, json_frame(b"E", told))
 
     def send(self, client: Client, data: bytes) -> None:
         """Queue a frame; a peer that lags too far behind, or is gone, is dropped."""
@@ -667,7 +804,7 @@ class Holder:
         client.connection.close()
 
     def resume_senders(self) -> None:
-        """Let peers whose keystrokes had to wait go on, after this turn of the loop."""
+        """Let peers whose input had to wait go on, after this turn of the loop."""
         if any(client.paused for client in self.clients):
             self.after(0.0, "resume", self.serve_resumed)
 
@@ -689,7 +826,21 @@ class Holder:
             "exited": self.exited,
             "last_input_at": self.last_input_at,
             "watchers": sum(client.watching for client in self.clients),
+            "input_open": self.input_end() is None,
+            "files": self.files,
         }
+
+    def input_end(self) -> str | None:
+        """Why the child gets no more input; None while it does."""
+        if self.ended is not None:
+            return "the process has ended"
+        if self.ending:
+            return "the process is being ended"
+        if self.finishing:
+            return "the input is finished"
+        if self.terminal is None and self.stdin is None:
+            return "the process has closed its input"
+        return None
 
     # -- orders
 
@@ -721,11 +872,25 @@ class Holder:
     def type(self, client: Client, payload: bytes) -> None:
         if self.terminal is None or self.ended is not None:
             return
-        self.typed += payload
-        self.give_input()
+        self.queue(client, payload)
         if SUSPEND.search(payload):
             self.resume_suspended()
+
+    def queue(self, client: Client, payload: bytes) -> None:
+        """Take input for the child; while too much of it waits, its sender does, too."""
+        self.typed += payload
+        self.give_input()
         client.paused = len(self.typed) > INPUT_BUFFER
+
+    def on_one_shot_input(self, client: Client, payload: bytes) -> None:
+        if reason := self.input_end():
+            raise Refused(reason)
+        self.queue(client, payload)
+
+    def on_finish_input(self, client: Client, _payload: bytes) -> None:
+        self.finishing = True
+        self.give_input()
+        self.send(client, json_frame(b"Q", self.status()))
 
     def resume_suspended(self) -> None:
         """Send the SIGCONT that a shell would send when asked.
@@ -783,6 +948,14 @@ class Holder:
             sentence = "the process is still running"
             raise Refused(sentence)
         self.leave()
+
+    def refuse_one_shot(self, _client: Client, _payload: bytes) -> None:
+        sentence = "this is a one-shot run without a terminal; `claudedo logs` shows it"
+        raise Refused(sentence)
+
+    def refuse_terminal(self, _client: Client, _payload: bytes) -> None:
+        sentence = "the input of a terminal cannot be finished"
+        raise Refused(sentence)
 
     def refuse_watcher(self, client: Client) -> None:
         if client.read_only:
@@ -886,7 +1059,9 @@ def read_spec() -> dict[str, Any]:
     try:
         spec = read_object(sys.stdin.buffer.read())
         read_command(spec)
-        read_size(spec)
+        spec["files"] = read_files(spec)
+        if spec["files"] is None:
+            read_size(spec)
         float(spec.get("linger", 3600))
         int(spec.get("scrollback", 1 << 20))
     except (Malformed, ValueError, TypeError) as error:

@@ -2,7 +2,7 @@
 
 The frames are described in ``docs/holder-protocol.md``. This module needs the standard library
 only and knows nothing of terminals: `claudedo.cli.attach` puts a person's terminal behind a
-`HolderClient`, `claudedo_worker.terminal` speaks the same frames with asyncio.
+`HolderClient`, `claudedo_worker.holder_link` speaks the same frames with asyncio.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -35,9 +35,16 @@ class HolderGoneError(HolderError):
 
 
 class HolderRefusedError(HolderError):
-    """The holder did not carry out an order; the text is its own."""
+    """The holder did not carry out an order; the text is its own.
+
+    ``order`` is the kind of the refused frame; None if the holder is too old to say.
+    """
 
     code = "conflict"
+
+    def __init__(self, message: str | None = None, *, order: Kind | None = None) -> None:
+        super().__init__(message)
+        self.order = order
 
 
 class Kind(bytes, Enum):
@@ -56,6 +63,11 @@ class Kind(bytes, Enum):
     SNAPSHOT = b"P"  #: both: ask for and give the scrollback
     RESPAWN = b"N"  #: client: run a command again in the same environment; answered with H
     LEAVE = b"D"  #: client: the child has ended, go
+    FINISH_INPUT = b"F"  #: client: no more input for a one-shot run; answered with a status
+
+
+#: Frames of a client that have no answer, but may be refused.
+UNANSWERED = frozenset({Kind.PERSON_INPUT, Kind.WORKER_INPUT, Kind.RESIZE})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +89,9 @@ class Status:
     """What a holder knows of its child. Times are Unix times in seconds.
 
     ``last_input_at`` is when a person last typed through an attached terminal;
-    ``watchers`` counts the attached connections, read-only ones included.
+    ``watchers`` counts the attached connections, read-only ones included. ``input_open`` says
+    whether input is still taken. ``files`` are where a one-shot run writes its ``output`` and
+    ``errors``; it has no terminal, and no rows and cols (0). None for a terminal.
     """
 
     protocol: int
@@ -89,6 +103,8 @@ class Status:
     exited: Exit | None
     last_input_at: float | None
     watchers: int
+    input_open: bool = True  # what a holder that does not say so means
+    files: Mapping[str, str] | None = None
 
 
 def encode(kind: Kind, payload: bytes = b"") -> bytes:
@@ -110,12 +126,16 @@ def encode_input(kind: Kind, data: bytes) -> bytes:
 
 
 def decode_status(payload: bytes) -> Status:
-    """The payload of an H or Q frame. Fields a newer holder adds are ignored."""
+    """The payload of an H or Q frame. Fields a newer holder adds are ignored.
+
+    A KeyError names a field that every holder has and this one does not.
+    """
     fields = json.loads(payload)
     if fields["protocol"] != PROTOCOL:
         sentence = f"the holder speaks protocol {fields['protocol']}, we speak {PROTOCOL}"
         raise HolderError(sentence)
     exited = fields["exited"]
+    fields = LATER_FIELDS | fields
     known = {name: fields[name] for name in Status.__dataclass_fields__ if name != "exited"}
     return Status(**known, exited=decode_exit(exited) if exited else None)
 
@@ -129,7 +149,12 @@ def decode_exit(fields: dict[str, Any] | bytes) -> Exit:
 
 
 def decode_error(payload: bytes) -> HolderRefusedError:
-    return HolderRefusedError(str(json.loads(payload)["error"]))
+    """The payload of an E frame."""
+    fields = json.loads(payload)
+    order = fields.get("to")
+    return HolderRefusedError(
+        str(fields["error"]), order=read_kind(order.encode()) if order else None
+    )
 
 
 class FrameReader:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Any
 
 from claudedo.errors import UsageError
@@ -145,6 +145,7 @@ class Transport(StrEnum):
     CHANNEL = "channel"  #: a `notifications/claude/channel` push
     WAITER = "waiter"  #: the idle process whose exit wakes the session; carries a reminder
     TYPED = "typed"  #: a line typed into the idle terminal; carries a reminder
+    STREAM = "stream"  #: a user message on the standard input of a one-shot's session
     INBOX = "check_inbox"  #: the result of a `check_inbox` call
 
 
@@ -181,6 +182,40 @@ class DecidedBy(StrEnum):
     USER = "user"  #: through claudedo: the command line, the page
     TERMINAL = "terminal"  #: in the dialog of the session itself
     SESSION = "session"  #: nobody decided; the session went on or ended without an answer
+    DEFAULT = "default"  #: nobody decided in time; the answer that was set beforehand holds
+
+
+class QueueStatus(StrEnum):
+    """How far a one-shot task is."""
+
+    QUEUED = "queued"  #: waits for its turn
+    RUNNING = "running"  #: its session works, or its check runs
+    COMPLETED = "completed"
+    REJECTED = "rejected"  #: by its session, or by its check
+    FAILED = "failed"  #: no verdict on the work: process, time, budget, API, denied tools, mail
+    SKIPPED = "skipped"  #: a task that it needs did not complete
+    CANCELLED = "cancelled"  #: by a person; can be taken up again
+
+    @property
+    def over(self) -> bool:
+        """True once there is a verdict."""
+        return self not in (QueueStatus.QUEUED, QueueStatus.RUNNING)
+
+
+class RunExit(IntEnum):
+    """How a one-shot task ended, as the exit status of the command that ran it."""
+
+    DONE = 0
+    FAILED = 1  #: it could not be run at all: worktree, setup, bases that conflict
+    REJECTED = 10  #: its session said so, or its check failed
+    PROCESS = 11  #: `claude` failed, or said nothing that can be read
+    TIMEOUT = 12
+    BUDGET = 13
+    UNREAD = 14  #: mail that it never read, where that counts
+    API = 15  #: authentication, or the API could not be used
+    DENIED = 16  #: it ended, and had been denied tools
+    SKIPPED = 17
+    CANCELLED = 130
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,6 +355,67 @@ class Session:
     usage: Usage | None = None
     failure: Failure | None = None
     fork_of: str | None = None  # the transcript that it forks while it has none of its own
+    one_shot: bool = False  # it has no terminal: it reads and writes JSON lines, and ends by itself
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What holds for a run of one-shot tasks; set by who runs them."""
+
+    fail_on_unread: bool = False
+    allow_denied: bool = False  # denied tools are listed only
+    ask_timeout: float = 0.0  # seconds that a person has for an ask; 0: nobody is there
+    ask_default: str = "deny"  # or "allow": what holds afterwards
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What came of a one-shot task, and why."""
+
+    exit: RunExit
+    reason: str  # one sentence
+    denied: tuple[str, ...] = ()  # names of tools, one for each call that was denied
+    denials: tuple[str, ...] = ()  # what they were to do, a line each
+    unread: tuple[str, ...] = ()  # ids of messages that it never read
+    result: str | None = None  # what the model said last
+
+    @property
+    def status(self) -> QueueStatus:
+        """The word for it."""
+        named = {
+            RunExit.DONE: QueueStatus.COMPLETED,
+            RunExit.REJECTED: QueueStatus.REJECTED,
+            RunExit.SKIPPED: QueueStatus.SKIPPED,
+            RunExit.CANCELLED: QueueStatus.CANCELLED,
+        }
+        return named.get(self.exit, QueueStatus.FAILED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneShot:
+    """A task that one session does from a prompt to a verdict, with nobody at a terminal.
+
+    `spent` and `seconds` are of all its processes until now, the present one's not included.
+    """
+
+    task_id: str
+    needs: tuple[str, ...] = ()  # ids of tasks that must complete before
+    base: str | None = None  # what its branch begins at, where it needs no other task
+    check: str | None = None  # a shell command, run in the worktree, that must succeed
+    timeout: float | None = None  # seconds of work, all attempts together
+    budget: float | None = None  # US dollars, likewise
+    retries: int = 2  # how often it is tried again after trouble that is not its own
+    priority: int = 0  # higher first
+    status: QueueStatus = QueueStatus.QUEUED
+    rules: Rules = Rules()
+    attempts: int = 0
+    not_before: str | None = None  # when the next attempt may begin
+    started_at: str | None = None
+    ended_at: str | None = None
+    spent: float = 0.0  # US dollars
+    seconds: float = 0.0
+    checking: bool = False  # its session is done, and its check runs
+    verdict: Verdict | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ the same thing. Standard library only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,6 +19,7 @@ from claudedo.model import (
     Event,
     Message,
     Move,
+    OneShot,
     Receipts,
     Session,
     Task,
@@ -118,6 +120,38 @@ def task_json(
         "branch": task.branch,
         "supervised": True,
         "session": session_json(session),
+    }
+
+
+def one_shot_json(
+    task: Task, one_shot: OneShot, session: Session | None, needs: Sequence[str]
+) -> dict[str, Any]:
+    """One element of `queue ls --json` and `queue run --json`; `needs` are names."""
+    verdict = one_shot.verdict
+    return {
+        "name": task.name,
+        "task": task.id,
+        "workspace": task.workspace,
+        "status": one_shot.status,
+        "exit": int(verdict.exit) if verdict else None,
+        "reason": verdict.reason if verdict else None,
+        "attempts": one_shot.attempts,
+        "unread": list(verdict.unread) if verdict else [],
+        "denied": list(verdict.denied) if verdict else [],
+        "denials": list(verdict.denials) if verdict else [],
+        "result": verdict.result if verdict else None,
+        "cost_usd": one_shot.spent if one_shot.attempts else None,
+        "seconds": round(one_shot.seconds, 3),
+        "session_id": session.conversation if session else None,
+        "needs": list(needs),
+        "priority": one_shot.priority,
+        "branch": task.branch,
+        "worktree": task.worktree,
+        "doing": session.waiting_for if session and session.state.live else None,
+        "not_before": one_shot.not_before,
+        "started_at": one_shot.started_at,
+        "ended_at": one_shot.ended_at,
+        "usage": asdict(session.usage) if session and session.usage else None,
     }
 
 

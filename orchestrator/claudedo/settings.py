@@ -99,6 +99,10 @@ class Settings:
         """The folder with the files that one session is started with."""
         return self.home / "sessions" / session_id
 
+    def run_dir(self, task_id: str) -> Path:
+        """What the processes of a one-shot task wrote; kept as long as the task."""
+        return self.home / "runs" / task_id
+
     def holder_socket(self, session_id: str) -> Path:
         return self.run / f"{session_id}.sock"
 

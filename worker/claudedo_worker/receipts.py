@@ -273,7 +273,7 @@ def _shows(context: Context, attempt: Attempt) -> bool:
             return opened is not None and _says(context.text[opened.end() :], attempt)
         case Transport.WAITER:
             return context.kind == "rewake" and _says(context.text, attempt)
-        case Transport.TYPED:
+        case Transport.TYPED | Transport.STREAM:
             return context.kind in ("prompt", "queued") and _says(context.text, attempt)
 
 

@@ -34,10 +34,14 @@ from claudedo.model import (
     Lent,
     Message,
     Move,
+    OneShot,
     Outcome,
     Priority,
+    QueueStatus,
     Receipts,
     Recipe,
+    Rules,
+    RunExit,
     Session,
     SessionState,
     Task,
@@ -45,6 +49,7 @@ from claudedo.model import (
     Token,
     Transport,
     Usage,
+    Verdict,
     Workspace,
     new_id,
     now,
@@ -429,6 +434,50 @@ class Store:
     async def live_sessions(self) -> list[Session]:
         """The sessions that have, or should have, a process."""
         return [_session(row) for row in await self._db.all("live_sessions")]
+
+    # One-shot tasks
+
+    async def add_one_shot(self, one_shot: OneShot, task: Task) -> OneShot:
+        """Queue a task that was just stored, behind those that were queued before."""
+        async with self._db.transaction():
+            await self._db.run("insert_one_shot", _one_shot_values(one_shot))
+            event = await self._queue_event(task, one_shot)
+        self._tell([event])
+        return one_shot
+
+    async def change_one_shot(self, one_shot: OneShot, **changes: Any) -> OneShot:
+        """Store changes of a one-shot task, and tell of them.
+
+        Only what is named in `changes` is written: the caller's copy may be older than the row.
+        Raises `NotFoundError` if it was removed with its task.
+        """
+        async with self._db.transaction():
+            kept = await self.one_shot(one_shot.task_id)
+            if kept is None:
+                raise NotFoundError("This one-shot task was removed.")
+            changed = replace(kept, **changes)
+            await self._db.run("update_one_shot", _one_shot_values(changed))
+            event = await self._queue_event(await self.task(changed.task_id), changed)
+        self._tell([event])
+        return changed
+
+    async def one_shot(self, task_id: str) -> OneShot | None:
+        """What makes a task a one-shot; None for every other."""
+        row = await self._db.one("one_shot", task_id=task_id)
+        return _one_shot(row) if row else None
+
+    async def one_shots(self) -> list[OneShot]:
+        """All of them, in the order in which they were added."""
+        return [_one_shot(row) for row in await self._db.all("one_shots")]
+
+    async def unread(self, task_id: str) -> list[Message]:
+        """Messages to a task's session that its model did not answer with in its context."""
+        rows = await self._db.all("unread", task_id=task_id)
+        return await self._whole([_message(row) for row in rows])
+
+    async def _queue_event(self, task: Task, one_shot: OneShot) -> Event:
+        told = {"name": task.name, "queue": one_shot.status, "attempts": one_shot.attempts}
+        return await self._event("task.updated", task.workspace_id, task.id, told)
 
     # Asks
 
@@ -1049,6 +1098,7 @@ def _session(row: Row) -> Session:
             **values,
             "state": SessionState(values["state"]),
             "channel": None if channel is None else bool(channel),
+            "one_shot": bool(values["one_shot"]),
             "usage": Usage(**usage) if usage else None,
             "failure": _failure(failure) if failure else None,
         }
@@ -1069,6 +1119,36 @@ def _token(row: Row) -> Token:
     values = dict(row)
     values.pop("hash")
     return Token(**values)
+
+
+_ONE_SHOT_JSON = ("needs", "rules", "verdict")
+
+
+def _one_shot_values(one_shot: OneShot) -> dict[str, Any]:
+    values = asdict(one_shot)
+    encoded = {key: json.dumps(values[key]) for key in _ONE_SHOT_JSON if values[key] is not None}
+    return values | encoded
+
+
+def _one_shot(row: Row) -> OneShot:
+    values = dict(row)
+    values.pop("seq")
+    decoded = {key: json.loads(values.pop(key) or "null") for key in _ONE_SHOT_JSON}
+    verdict = decoded["verdict"]
+    return OneShot(
+        **{
+            **values,
+            "needs": tuple(decoded["needs"]),
+            "rules": Rules(**decoded["rules"]),
+            "status": QueueStatus(values["status"]),
+            "checking": bool(values["checking"]),
+            "verdict": _verdict(verdict) if verdict else None,
+        }
+    )
+
+
+def _verdict(values: Mapping[str, Any]) -> Verdict:
+    return Verdict(**{**_tuples(values), "exit": RunExit(values["exit"])})
 
 
 _ASK_JSON = ("input", "suggestions", "decision")

@@ -113,10 +113,10 @@ SELECT tasks.*, workspaces.name AS workspace
 -- insert_session: A session that is about to be launched
 INSERT INTO sessions (id, task_id, conversation, state, waiting_for, since, pid, holder_socket,
                       transcript, config_dir, cli_version, channel, credential, started_at,
-                      ended_at, reason, crashes, usage, failure, fork_of)
+                      ended_at, reason, crashes, usage, failure, fork_of, one_shot)
 VALUES (:id, :task_id, :conversation, :state, :waiting_for, :since, :pid, :holder_socket,
         :transcript, :config_dir, :cli_version, :channel, :credential, :started_at,
-        :ended_at, :reason, :crashes, :usage, :failure, :fork_of);
+        :ended_at, :reason, :crashes, :usage, :failure, :fork_of, :one_shot);
 
 -- update_session: Replace what can change of a session
 UPDATE sessions SET conversation = :conversation, state = :state, waiting_for = :waiting_for,
@@ -439,3 +439,29 @@ SELECT seq FROM sqlite_sequence WHERE name = 'events';
 -- prune_events: Forget facts that are too many or too old
 DELETE FROM events
  WHERE at < :before OR seq <= (SELECT seq FROM sqlite_sequence WHERE name = 'events') - :keep;
+
+-- insert_one_shot: A task joins the queue
+INSERT INTO one_shots (task_id, needs, base, "check", timeout, budget, retries, priority, status,
+                       rules, attempts, not_before, started_at, ended_at, spent, seconds, checking,
+                       verdict)
+VALUES (:task_id, :needs, :base, :check, :timeout, :budget, :retries, :priority, :status,
+        :rules, :attempts, :not_before, :started_at, :ended_at, :spent, :seconds, :checking,
+        :verdict);
+
+-- update_one_shot: Replace what can change of a one-shot task
+UPDATE one_shots SET needs = :needs, status = :status, rules = :rules, attempts = :attempts,
+       not_before = :not_before, started_at = :started_at, ended_at = :ended_at, spent = :spent,
+       seconds = :seconds, checking = :checking, verdict = :verdict
+ WHERE task_id = :task_id;
+
+-- one_shot: What makes a task a one-shot
+SELECT * FROM one_shots WHERE task_id = :task_id;
+
+-- one_shots: All of them, oldest first
+SELECT * FROM one_shots ORDER BY seq;
+
+-- unread: Messages to a task's session that its model did not answer with in its context
+SELECT task_messages.*, tasks.name AS recipient
+  FROM task_messages JOIN tasks ON tasks.id = task_messages.task_id
+ WHERE task_messages.task_id = :task_id AND party IS NULL AND read_at IS NULL
+ ORDER BY task_messages.rowid;
