@@ -103,8 +103,12 @@ class Status:
     exited: Exit | None
     last_input_at: float | None
     watchers: int
-    input_open: bool = True  # what a holder that does not say so means
-    files: Mapping[str, str] | None = None
+    input_open: bool
+    files: Mapping[str, str] | None
+
+
+#: What a holder means that was started before it could say so.
+LATER_FIELDS = {"input_open": True, "files": None}
 
 
 def encode(kind: Kind, payload: bytes = b"") -> bytes:
@@ -126,10 +130,7 @@ def encode_input(kind: Kind, data: bytes) -> bytes:
 
 
 def decode_status(payload: bytes) -> Status:
-    """The payload of an H or Q frame. Fields a newer holder adds are ignored.
-
-    A KeyError names a field that every holder has and this one does not.
-    """
+    """The payload of an H or Q frame. Fields a newer holder adds are ignored."""
     fields = json.loads(payload)
     if fields["protocol"] != PROTOCOL:
         sentence = f"the holder speaks protocol {fields['protocol']}, we speak {PROTOCOL}"

@@ -30,13 +30,15 @@ from claudedo.holding import (
     encode,
     encode_json,
 )
-from claudedo_worker.terminal import LaunchError, Terminal, TerminalLostError, screen
+from claudedo_worker.holder_link import LaunchError
+from claudedo_worker.terminal import Terminal, screen
 from tests.support.holders import (
     PATIENCE,
     Holders,
     eventually,
     find_holder,
     holders,
+    is_gone,
     python,
     read_to_end,
     read_until,
@@ -70,14 +72,6 @@ show()
 while True:
     signal.pause()
 """
-
-
-def is_gone(pid: int) -> bool:
-    """Whether a process has ended; its new parent may take a while to notice."""
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 @pytest.fixture
@@ -624,7 +618,7 @@ async def test_the_worker_launches_types_reads_the_screen_and_sees_the_end(
             assert terminal.exited is not None
             assert (await terminal.status()).last_input_at is None
             await terminal.leave()
-            with pytest.raises(TerminalLostError):
+            with pytest.raises(HolderGoneError):
                 await terminal.status()
 
 
@@ -644,7 +638,7 @@ async def test_the_worker_can_follow_the_output(started: Holders) -> None:
 async def test_the_worker_hears_why_nothing_could_be_launched(started: Holders) -> None:
     with pytest.raises(LaunchError, match="cannot run no-such-command"):
         await Terminal.launch(sys.executable, find_holder(), started.spec(["no-such-command"]))
-    with pytest.raises(TerminalLostError, match="no holder answers"):
+    with pytest.raises(HolderGoneError, match="no holder answers"):
         await Terminal.connect(started.directory / "nobody")
 
 
@@ -656,9 +650,9 @@ async def test_a_lost_holder_is_an_error_for_everyone_who_waits(started: Holders
             await terminal.leave()
         os.kill(held.holder_pid, signal.SIGKILL)
         with anyio.fail_after(PATIENCE):
-            with pytest.raises(TerminalLostError):
+            with pytest.raises(HolderGoneError):
                 await terminal.wait_exit()
-            with pytest.raises(TerminalLostError):
+            with pytest.raises(HolderGoneError):
                 await terminal.write(b"x")
         assert terminal.lost
         assert terminal.exited is None

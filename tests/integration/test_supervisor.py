@@ -25,7 +25,7 @@ from claudedo import holding, settings
 from claudedo.demo.repository import make_repository
 from claudedo.model import Launch, Session, SessionState, Task, now
 from claudedo.settings import make_private
-from claudedo_worker import live, supervisor, telemetry, terminal
+from claudedo_worker import holder_link, live, supervisor, telemetry
 from claudedo_worker.bus import Bus
 from claudedo_worker.claude_binary import Claude
 from claudedo_worker.database import Database
@@ -508,7 +508,7 @@ async def test_a_holder_of_another_protocol_keeps_its_session(
 async def test_a_holder_that_does_not_answer_in_time_is_not_lost(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(terminal, "ANSWER_PATIENCE", 0.3)
+    monkeypatch.setattr(holder_link, "ANSWER_PATIENCE", 0.3)
     await place.start()
     running = await place.until(SessionState.IDLE)
     holder = psutil.Process(running.pid).parent()

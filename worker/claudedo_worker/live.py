@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from claudedo.holding import HolderGoneError
 from claudedo.model import Session, SessionState, Task
 from claudedo_worker import claude_binary, dialogs, failures, mcp_server, registry
 from claudedo_worker.asks import Asks
@@ -22,7 +23,7 @@ from claudedo_worker.courier import HALTED, Courier
 from claudedo_worker.receipts import Receipts
 from claudedo_worker.session_link import Bridge, Waiter
 from claudedo_worker.store import Store
-from claudedo_worker.terminal import Terminal, TerminalLostError
+from claudedo_worker.terminal import Terminal
 from claudedo_worker.threads import lease_end
 from claudedo_worker.transcript import Transcript, locate
 from claudedo_worker.usage import Account
@@ -385,7 +386,7 @@ class LiveSession:
             if not await self._shows(text):
                 return False
             await self.terminal.write(dialogs.ENTER)
-        except TerminalLostError:
+        except HolderGoneError:
             return False
         return True
 
@@ -431,7 +432,7 @@ class LiveSession:
             if time.monotonic() < self._box_due:
                 return False
             draft = await self._draft()
-        except TerminalLostError:
+        except HolderGoneError:
             return False
         free = draft == "" or (self._typed != "" and _same(draft, self._typed))
         # A long scrollback takes a second to draw: while a draft stands, look now and then only.

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import psutil
 
 from claudedo.errors import ClaudedoError, ConflictError, TimedOutError
-from claudedo.holding import Exit, HolderError
+from claudedo.holding import Exit, HolderError, HolderGoneError
 from claudedo.model import Event, Session, SessionState, Task, new_id, now
 from claudedo.settings import Settings
 from claudedo_worker import asks, dialogs, launch, mcp_server, processes, registry, telemetry
@@ -34,7 +34,7 @@ from claudedo_worker.live import LiveSession
 from claudedo_worker.receipts import Receipts
 from claudedo_worker.session_link import hashed
 from claudedo_worker.store import Store
-from claudedo_worker.terminal import Terminal, TerminalLostError
+from claudedo_worker.terminal import Terminal
 from claudedo_worker.transcript import Transcript, locate
 
 log = logging.getLogger(__name__)
@@ -343,7 +343,7 @@ class Supervisor:
         while True:
             try:
                 return await Terminal.connect(session.holder_socket or "")
-            except TerminalLostError:
+            except HolderGoneError:
                 if time.monotonic() >= deadline:
                     return None
             await asyncio.sleep(TICK)
@@ -376,7 +376,7 @@ class Supervisor:
     async def _look(self, live: LiveSession) -> None:
         try:
             await live.look()
-        except TerminalLostError:
+        except HolderGoneError:
             log.info("the holder is gone", extra={"action": "holder_lost"})
         except Exception:
             # One bad step (a full disk, say) must not end a session that works; the next one
@@ -532,7 +532,7 @@ class Supervisor:
     async def _dismiss_holder(self, socket: Path) -> None:
         try:
             terminal = await Terminal.connect(socket)
-        except TerminalLostError:
+        except HolderGoneError:
             await asyncio.to_thread(socket.unlink, missing_ok=True)
             return
         except HolderError as error:  # it goes by itself some time after its child
@@ -554,7 +554,7 @@ async def _last_words(live: LiveSession) -> str:
     """What the screen said last, and what to do about it where that is known."""
     try:
         shown = await dialogs.look(live.terminal)
-    except TerminalLostError:
+    except HolderGoneError:
         return "its screen is lost"
     return dialogs.last_words(shown)
 

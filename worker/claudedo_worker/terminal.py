@@ -1,190 +1,33 @@
-"""The worker's side of one session's terminal: the connection to its holder, and what is on screen.
+"""The worker's side of one session's terminal: what is typed, and what is on screen.
 
-`Terminal` carries orders and answers in the frames of ``docs/holder-protocol.md``; `screen` draws a
-snapshot, so that start-up dialogs and the input box can be read. What a dialog means and when to
-type is not known here.
+`Terminal` adds a terminal's orders to a `HolderLink`; `screen` draws a snapshot, so that start-up
+dialogs and the input box can be read. What a dialog means and when to type is not known here.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import pyte
 
-from claudedo.holding import (
-    Exit,
-    FrameReader,
-    HolderError,
-    HolderGoneError,
-    Kind,
-    Status,
-    decode_error,
-    decode_exit,
-    decode_status,
-    encode,
-    encode_input,
-    encode_json,
-)
+from claudedo.holding import HolderError, Kind, Status, encode, encode_input, encode_json
+from claudedo_worker.holder_link import HolderLink
 
-READ_SIZE = 64 << 10
-ANSWER_PATIENCE = 10.0  # seconds for a holder to say what it is
 OUTPUT_QUEUE = 64  # frames an attached Terminal holds before its holder has to
 
 
-class LaunchError(HolderError):
-    """The holder could not start the command; the text says why."""
-
-
-class TerminalLostError(HolderGoneError):
-    """The connection to the session's holder is lost."""
-
-
-class Terminal:
-    """An asyncio connection to one holder.
-
-    Make one with `launch` or `connect` and `close` it; closing ends nothing but the connection.
-    Every method raises TerminalLostError once the connection is gone, and HolderRefusedError
-    when the holder declines.
-    """
+class Terminal(HolderLink):
+    """A connection to a holder with a terminal; `HolderLink` says what holds for every method."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._frames = FrameReader()
-        self._answers: deque[tuple[Kind, asyncio.Future[bytes]]] = deque()
+        super().__init__(reader, writer)
         self._output: asyncio.Queue[bytes | None] = asyncio.Queue(OUTPUT_QUEUE)
         self._attached = False
-        self._settled = asyncio.Event()  # the child has ended, or the connection is lost
-        self._lost: Exception | None = None
-        self._exited: Exit | None = None
-        self._hello: Status | None = None
-        self._listener: asyncio.Task[None] | None = None
-
-    # -- making one
-
-    @classmethod
-    async def launch(
-        cls, python: Path | str, holder_path: Path | str, spec: Mapping[str, Any]
-    ) -> Self:
-        """Start a holder with the specification of docs/holder-protocol.md and connect to it.
-
-        Raises LaunchError with the holder's own sentence when the command cannot be run.
-        """
-        process = await asyncio.create_subprocess_exec(
-            str(python),
-            "-I",
-            "-S",
-            str(holder_path),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        output, complaint = await process.communicate(json.dumps(spec).encode())
-        if not output:
-            reason = complaint.decode(errors="replace").strip() or f"exit {process.returncode}"
-            sentence = f"the holder did not start: {reason}"
-            raise LaunchError(sentence)
-        answer = json.loads(output)
-        if "error" in answer:
-            raise LaunchError(answer["error"])
-        return await cls.connect(spec["socket"])
-
-    @classmethod
-    async def connect(cls, socket_path: Path | str) -> Self:
-        """Connect to a living holder.
-
-        Raises TerminalLostError if there is none, HolderError if it may live but cannot be reached,
-        does not answer in time, or speaks another protocol.
-        """
-        try:
-            async with asyncio.timeout(ANSWER_PATIENCE):
-                reader, writer = await asyncio.open_unix_connection(str(socket_path))
-                terminal = cls(reader, writer)
-                try:
-                    await terminal._greet()
-                except BaseException:
-                    writer.close()
-                    raise
-        except (ConnectionError, FileNotFoundError) as error:
-            sentence = f"no holder answers on {socket_path}: {error}"
-            raise TerminalLostError(sentence) from error
-        except TimeoutError as error:
-            sentence = f"the holder on {socket_path} did not answer in {ANSWER_PATIENCE:.0f} s"
-            raise HolderError(sentence) from error
-        except OSError as error:
-            sentence = f"the holder on {socket_path} cannot be reached: {error}"
-            raise HolderError(sentence) from error
-        return terminal
-
-    async def _greet(self) -> None:
-        early: list[tuple[Kind, bytes]] = []
-        while not early:
-            data = await self._reader.read(READ_SIZE)
-            if not data:
-                raise TerminalLostError
-            early += self._frames.feed(data)
-        for kind, payload in early:
-            if self._hello is None:
-                if kind is not Kind.HELLO:
-                    sentence = f"the holder began with {kind.name}"
-                    raise HolderError(sentence)
-                self._greeted(payload)
-            else:
-                await self._take(kind, payload)
-        self._listener = asyncio.create_task(self._listen())
-
-    def _greeted(self, payload: bytes) -> None:
-        self._hello = decode_status(payload)
-        self._exited = self._hello.exited
-        if self._exited is None:
-            self._settled.clear()
-        else:
-            self._settled.set()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_exception: object) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Give up the connection. The session goes on."""
-        if self._listener is not None:
-            self._listener.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._listener
-        self._lose(TerminalLostError("the connection was closed here"))
-        self._writer.close()
-        with contextlib.suppress(ConnectionError):
-            await self._writer.wait_closed()
-
-    # -- what is known without asking
-
-    @property
-    def hello(self) -> Status:
-        """The holder's status at connection, or at the last respawn through this connection."""
-        assert self._hello is not None
-        return self._hello
-
-    @property
-    def exited(self) -> Exit | None:
-        """How the child ended; None while it lives."""
-        return self._exited
-
-    @property
-    def lost(self) -> bool:
-        """Whether the connection is gone."""
-        return self._lost is not None
-
-    # -- orders
 
     async def write(self, data: bytes) -> None:
         """Type for the worker: it does not count as a person's input. Any length, order kept."""
@@ -194,46 +37,18 @@ class Terminal:
         """Set the window size."""
         await self._send(encode_json(Kind.RESIZE, rows=rows, cols=cols))
 
-    async def signal(self, name: str) -> None:
-        """Signal the child, by name without SIG ("TERM")."""
-        await self._order(encode_json(Kind.SIGNAL, signal=name), Kind.STATUS)
-
-    async def status(self) -> Status:
-        """The present status."""
-        return decode_status(await self._order(encode(Kind.STATUS), Kind.STATUS))
-
     async def snapshot(self) -> bytes:
-        """The scrollback as a terminal would need it to show the same; see `screen`."""
-        return await self._order(encode(Kind.SNAPSHOT), Kind.SNAPSHOT)
+        """The scrollback as a terminal would need it to show the same; see `screen`.
 
-    async def respawn(
-        self, argv: Sequence[str], cwd: Path | str, env: Mapping[str, str | None]
-    ) -> Status:
-        """Run a command after the child has ended, in the same environment and holder.
-
-        ``env`` holds changes for this command only; None removes a variable. The scrollback
-        starts empty. Returns the new status.
+        It starts empty with every respawn.
         """
-        order = encode_json(Kind.RESPAWN, argv=list(argv), cwd=str(cwd), env=dict(env))
-        await self._order(order, Kind.HELLO)
-        return self.hello
-
-    async def leave(self) -> None:
-        """Have the holder of an ended child go; the connection is over afterwards."""
-        await self._order(encode(Kind.LEAVE), Kind.LEAVE)
-
-    async def wait_exit(self) -> Exit:
-        """Wait until the child has ended and all its output was taken in by the holder."""
-        await self._settled.wait()
-        if self._exited is None:
-            raise self._lost or TerminalLostError()
-        return self._exited
+        return await self._order(encode(Kind.SNAPSHOT), Kind.SNAPSHOT)
 
     async def attach(self, rows: int, cols: int, *, read_only: bool = True) -> None:
         """Have `output` give the scrollback and what follows. Best on a connection of its own:
         answers queue up behind output that nobody takes."""
         order = encode_json(Kind.ATTACH, rows=rows, cols=cols, read_only=read_only)
-        await self._order(order, Kind.ATTACH)
+        await self._order(order, Kind.STATUS, self._begin_output)
 
     async def output(self) -> AsyncIterator[bytes]:
         """After `attach`: the output until the child ends or the connection is lost."""
@@ -243,86 +58,22 @@ class Terminal:
                 return
             yield data
 
-    # -- frames
+    def _check(self, hello: Status) -> None:
+        if hello.files is not None:
+            raise HolderError("the holder has a one-shot run, not a terminal")
 
-    async def _send(self, frames: bytes) -> None:
-        if self._lost is not None:
-            raise self._lost
-        self._writer.write(frames)
-        try:
-            await self._writer.drain()
-        except ConnectionError as error:
-            raise TerminalLostError from error
-
-    async def _order(self, order: bytes, answer: Kind) -> bytes:
-        if self._lost is not None:
-            raise self._lost
-        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._answers.append((answer, future))  # with the write below: nothing can come between
-        self._writer.write(order)
-        return await future
-
-    async def _listen(self) -> None:
-        loss: Exception = TerminalLostError()
-        try:
-            while data := await self._reader.read(READ_SIZE):
-                for kind, payload in self._frames.feed(data):
-                    await self._take(kind, payload)
-        except ConnectionError as error:
-            loss.__cause__ = error
-        except (HolderError, ValueError, KeyError) as error:
-            loss = HolderError(f"the holder does not make sense: {error}")
-        self._lose(loss)
-        self._writer.close()
-        await self._end_output()
+    def _begin_output(self, _status: bytes) -> None:
+        self._attached = True  # an end told before this ends no output
 
     async def _take(self, kind: Kind, payload: bytes) -> None:
         if kind is Kind.OUTPUT:
             await self._output.put(payload)
-        elif kind is Kind.EXITED:
-            self._exited = decode_exit(payload)
-            self._settled.set()
-            await self._end_output()
         else:
-            self._answer(kind, payload)
+            await super()._take(kind, payload)
 
-    async def _end_output(self) -> None:
+    async def _over(self) -> None:
         if self._attached:  # else nobody takes it
             await self._output.put(None)
-
-    def _answer(self, kind: Kind, payload: bytes) -> None:
-        """Hand an answer to the oldest order: the holder answers in order."""
-        if not self._answers:
-            sentence = f"an unasked {kind.name}"
-            raise HolderError(sentence)
-        expected, future = self._answers.popleft()
-        if kind is Kind.HELLO:
-            self._greeted(payload)
-        if expected is Kind.ATTACH and kind is Kind.STATUS:
-            self._attached, kind = True, Kind.ATTACH  # an end told before this ends no output
-        if future.done():
-            return  # who asked was cancelled meanwhile
-        if kind is Kind.ERROR:
-            future.set_exception(decode_error(payload))
-        elif kind is expected:
-            future.set_result(payload)
-        else:
-            sentence = f"{kind.name} instead of {expected.name}"
-            raise HolderError(sentence)
-
-    def _lose(self, loss: Exception) -> None:
-        if self._lost is not None:
-            return
-        self._lost = loss
-        for expected, future in self._answers:
-            if future.done():
-                continue
-            if expected is Kind.LEAVE:
-                future.set_result(b"")
-            else:
-                future.set_exception(loss)
-        self._answers.clear()
-        self._settled.set()
 
 
 # ---------------------------------------------------------------- what is on the screen
