@@ -107,7 +107,11 @@ def load(path: Path) -> dict[str, Section]:
 
 def parse(text: str, *, as_json: bool = False) -> dict[str, Section]:
     """The sections in the text of a task file. Raises `UsageError` naming the key that is wrong."""
-    data = _decoded(text, as_json)
+    return sections(_decoded(text, as_json))
+
+
+def sections(data: Mapping[str, Any]) -> dict[str, Section]:
+    """The sections of a task file's content. Raises `UsageError` naming the key that is wrong."""
     if unknown := sorted(data.keys() - {"tasks"}):
         raise UsageError(f"unknown key {unknown[0]!r}; a task file holds [tasks.NAME] only.")
     tasks = data.get("tasks", {})
@@ -263,11 +267,21 @@ _KEYS: Mapping[str, Callable[[Any], Any]] = {
 # The whole
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, which would keep the last of two members of one name (TOML refuses)."""
+    seen: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in seen:
+            raise UsageError(f"{name!r} stands there twice.")
+        seen[name] = value
+    return seen
+
+
 def _decoded(text: str, as_json: bool) -> dict[str, Any]:
     if not as_json and _LONG_KEY.search(text):
         raise UsageError("it is no TOML of tasks: a key has more than 100 parts.")
     try:
-        data = json.loads(text) if as_json else tomllib.loads(text)
+        data = json.loads(text, object_pairs_hook=_once) if as_json else tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError
         raise UsageError(f"it is no {'JSON' if as_json else 'TOML'}: {error}.") from error
     if not isinstance(data, dict):

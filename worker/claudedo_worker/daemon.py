@@ -35,12 +35,13 @@ from claudedo_worker.clients import Clients
 from claudedo_worker.database import Database
 from claudedo_worker.foreign import ForeignSessions
 from claudedo_worker.listeners import Listeners
-from claudedo_worker.live import LiveSession
+from claudedo_worker.linked import Linked
 from claudedo_worker.mailbox import Mailbox, SessionCaller
 from claudedo_worker.mcp_http import McpHttp
 from claudedo_worker.notify import Notifier
 from claudedo_worker.permission_relay import PermissionRelay
 from claudedo_worker.processes import SESSION_VARIABLE
+from claudedo_worker.queue import Queue
 from claudedo_worker.realtime import Realtime
 from claudedo_worker.session_link import SessionServer
 from claudedo_worker.store import Store
@@ -100,7 +101,7 @@ async def _serve(settings: Settings) -> None:
         def tools_for(party: Party) -> TaskTools:
             return TaskTools(store, threads, attachments, party)
 
-        def make_caller(live: LiveSession) -> SessionCaller:
+        def make_caller(live: Linked) -> SessionCaller:
             return SessionCaller(store, mailbox, live, tools_for(session_of(live.task)))
 
         url = f"http://{HOST}:{port.getsockname()[1]}"
@@ -115,11 +116,13 @@ async def _serve(settings: Settings) -> None:
         bus.subscribe(listeners.notice)
         version = metadata.version("claudedo")
         tasks = Tasks(settings, store, supervisor, mailbox, threads)
+        queue = Queue(settings, store, tasks, mailbox, supervisor)
         foreign = ForeignSessions(store)
         context = api.Context(
             store=store,
             bus=bus,
             tasks=tasks,
+            queue=queue,
             foreign=foreign,
             adoption=Adoption(store, foreign, tasks),
             mailbox=mailbox,
@@ -144,6 +147,7 @@ async def _serve(settings: Settings) -> None:
             await notifier.start()
             stack.push_async_callback(notifier.stop)
         await supervisor.recover()
+        await queue.recover()
         stack.push_async_callback(supervisor.close)
         links = SessionServer(
             settings.session_socket, supervisor.find, supervisor.expected, store.session_credential

@@ -70,6 +70,7 @@ class Order:
     prepare: Callable[[], Coroutine[Any, Any, Task]] | None = None  # makes the worktree
     # gives the new worktree its files and its setup, on behalf of the session of that id
     furnish: Callable[[Task, str], Coroutine[Any, Any, None]] | None = None
+    one_shot: bool = False  # without a terminal, to its end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +147,7 @@ class Supervisor:
             channel=None if self._settings.channels else False,
             started_at=at,
             fork_of=order.fork_of,
+            one_shot=order.one_shot,
         )
         session = await self._store.add_session(session, "", task)
         self._begin(session, lambda stop: self._launch(task, session, order, stop))

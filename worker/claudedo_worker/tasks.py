@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import shutil
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -242,6 +243,52 @@ class Tasks:
             )
             await self._launch(task, plan, request, claude)
 
+    async def begin(
+        self, task: Task, *, base: str | None, environ: Mapping[str, str], trust: bool
+    ) -> None:
+        """Launch the session of a one-shot: in a worktree that begins at `base`, or in its own.
+
+        Where it worked before it goes on with its conversation. Raises what `start` does, and
+        `UntrustedError`.
+        """
+        repo = Path(task.repo or ".")
+        request = StartRequest(
+            cwd=str(repo), tasks=(Wanted(name=task.name),), env=environ, trust=trust
+        )
+        claude = await claude_binary.find(self._settings.claude, environ)
+        async with self._starting, self._turn(task):
+            task = await self._store.task(task.id)
+            _check_trust(request, [_of_one_shot(task)])
+            if task.worktree is None:
+                plan, task = await self._first_place(task, base)
+                await self._launch(task, plan, request, claude, one_shot=True)
+                return
+            await self._check_configuration(task, environ)
+            lost = await self._lost_worktree(task)
+            await self._launch(task, lost, request, claude, one_shot=True)
+
+    async def check_trust(
+        self, tasks: Sequence[Task], environ: Mapping[str, str], *, trust: bool
+    ) -> None:
+        """Raise `UntrustedError` naming the repositories of one-shots that nobody trusted."""
+        request = StartRequest(cwd=".", tasks=(), env=environ, trust=trust)
+        _check_trust(request, [_of_one_shot(task) for task in tasks])
+
+    async def _first_place(self, task: Task, base: str | None) -> tuple[WorktreePlan, Task]:
+        """A worktree and a branch for a one-shot that has none; kept in its record."""
+        repository = await git.discover(Path(task.repo or "."))
+        plan = await worktree.plan_worktree(
+            repository, task.name, worktree_dir=self._settings.worktree_dir, base=base
+        )
+        return plan, await self._store.change_task(
+            task,
+            worktree=str(plan.path),
+            branch=plan.branch,
+            base=plan.base_commit,
+            made_worktree=not plan.reuse,
+            made_branch=plan.make_branch,
+        )
+
     async def remove(
         self,
         task: Task,
@@ -277,6 +324,7 @@ class Tasks:
                 summary = removal.summary()
             await self._threads.forget(task)
             self._settings.task_log(task.id).unlink(missing_ok=True)
+            await asyncio.to_thread(shutil.rmtree, self.run_dir(task), ignore_errors=True)
         self._turns.pop(task.id)
         return f"{summary}{trouble}"
 
@@ -299,6 +347,10 @@ class Tasks:
                 ) from error
             return f" But {error}."
         return ""
+
+    def run_dir(self, task: Task) -> Path:
+        """Where the processes of a one-shot leave what they say."""
+        return self._settings.run_dir(task.id)
 
     def log_of(self, task: Task) -> str | None:
         """Where the output of a task's setup and teardown is; None if there is none."""
@@ -481,7 +533,13 @@ class Tasks:
         return not task.made_worktree or (session is not None and session.pid is not None)
 
     async def _launch(
-        self, task: Task, plan: WorktreePlan | None, request: StartRequest, claude: Claude
+        self,
+        task: Task,
+        plan: WorktreePlan | None,
+        request: StartRequest,
+        claude: Claude,
+        *,
+        one_shot: bool = False,
     ) -> None:
         previous = await self._store.latest_session(task.id)
         unseen = previous is None or previous.pid is None  # the dialog never came up
@@ -512,6 +570,7 @@ class Tasks:
             fork_of=fork_of,
             prepare=prepare if plan else None,
             furnish=fill if task.made_worktree and wants else None,
+            one_shot=one_shot,
         )
         await self._supervisor.start(task, order)
 
@@ -587,6 +646,10 @@ def _check_request(request: StartRequest) -> None:
         raise UsageError("--here and --worktree exclude each other.")
     if len(names) > 1 and (request.branch or request.worktree):
         raise UsageError("--branch and --worktree are for one task at a time.")
+
+
+def _of_one_shot(task: Task) -> Draft:
+    return Draft(wanted=Wanted(name=task.name), task=task, plan=None, exists=True, live=False)
 
 
 def _check_startable(task: Task) -> None:

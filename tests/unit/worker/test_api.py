@@ -26,6 +26,7 @@ async def test_a_fault_of_our_own_is_a_problem_too_and_goes_on_to_the_log(tmp_pa
         store=store,
         bus=Bus(),
         tasks=broken,
+        queue=broken,
         foreign=broken,
         adoption=broken,
         mailbox=broken,

@@ -21,7 +21,7 @@ from claudedo_worker.api.context import Context
 from claudedo_worker.api.decode import body_of, check_keys, flag, line, optional
 from claudedo_worker.asks import HELD_PATIENCE, conflict
 from claudedo_worker.decision import Decision
-from claudedo_worker.live import LiveSession
+from claudedo_worker.linked import Linked
 
 Alike = Mapping[str, Sequence[Ask]]
 
@@ -62,7 +62,7 @@ async def decide(context: Context, request: Request) -> Response:
         decided = await context.relay.decide(ask, said)
     else:
         live = await _live_of(context, ask, task)
-        decided = await live.asks.decide(ask.id, said)
+        decided = await live.decider.decide(ask.id, said)
     return JSONResponse(_shown(decided, task, _by_content(await context.store.open_asks())))
 
 
@@ -74,7 +74,7 @@ async def _decide_task(context: Context, ask: Ask, said: Decision) -> Ask:
     return await context.threads.decide(ask, outcome, words, keep_open=said.keep_open)
 
 
-async def _live_of(context: Context, ask: Ask, task: Task) -> LiveSession:
+async def _live_of(context: Context, ask: Ask, task: Task) -> Linked:
     """The session that asks; one that a new worker is taking up is waited for.
 
     Raises `ConflictError` if the ask is closed or its session cannot be reached.

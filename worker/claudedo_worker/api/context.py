@@ -18,6 +18,7 @@ from claudedo_worker.listeners import Listeners
 from claudedo_worker.mailbox import Mailbox
 from claudedo_worker.mcp_http import McpHttp
 from claudedo_worker.permission_relay import PermissionRelay
+from claudedo_worker.queue import Queue
 from claudedo_worker.store import Store
 from claudedo_worker.supervisor import Supervisor
 from claudedo_worker.tasks import Tasks
@@ -33,6 +34,7 @@ class Context:
     store: Store
     bus: Bus
     tasks: Tasks
+    queue: Queue
     foreign: ForeignSessions
     adoption: Adoption
     mailbox: Mailbox

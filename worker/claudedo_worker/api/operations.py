@@ -110,6 +110,15 @@ OPERATIONS: Mapping[str, Operation] = {
     ),
     "GET /api/attachments/{attachment}": Operation(media=BYTES),
     "POST /api/start": Operation(gives=shapes.Started, takes=StartRequest),
+    "GET /api/queue": Operation(
+        gives=list[shapes.OneShot],
+        parameters=(_query("workspace", str, "Only those of the workspace of this name."),),
+    ),
+    "POST /api/queue": Operation(gives=list[shapes.OneShot], takes=shapes.NewOneShots),
+    "POST /api/queue/next": Operation(gives=shapes.Begun, takes=shapes.QueueTurn),
+    "POST /api/queue/cancel": Operation(gives=list[shapes.OneShot], takes=shapes.Cancellation),
+    "POST /api/queue/again": Operation(gives=list[shapes.OneShot], takes=shapes.ChosenTasks),
+    "GET /api/queue/{task}/report": Operation(gives=shapes.Report),
     "GET /api/foreign": Operation(
         gives=list[shapes.Task],
         parameters=(

@@ -17,7 +17,9 @@ from claudedo.model import (
     DecidedBy,
     Failure,
     Priority,
+    QueueStatus,
     Receipts,
+    Rules,
     SessionState,
     TaskStatus,
     Usage,
@@ -367,6 +369,56 @@ class Message:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OneShot:
+    """A one-shot task: how far it is, and the verdict once there is one."""
+
+    name: str
+    task: str
+    workspace: str
+    status: QueueStatus
+    exit: int | None
+    reason: str | None
+    attempts: int
+    unread: list[str]  # ids of messages
+    denied: list[str]  # names of tools, one for each call
+    denials: list[str]  # what they were to do
+    result: str | None  # what the model said last
+    cost_usd: float | None
+    seconds: float
+    session_id: str | None
+    needs: list[str]  # names of tasks
+    priority: int
+    branch: str | None
+    worktree: str | None
+    doing: str | None
+    not_before: str | None
+    started_at: str | None
+    ended_at: str | None
+    usage: Usage | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Begun:
+    """What was begun just now, and how far all of it is."""
+
+    begun: list[str]
+    tasks: list[OneShot]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(OneShot):
+    """The same with what its artifacts are made of. `folder` holds what its processes said."""
+
+    prompt: str
+    check: str | None
+    folder: str
+    transcript: str | None
+    repo: str | None
+    base: str | None
+    messages: list[Message]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ask:
     """What waits for a person. `same`: open asks of other tasks for the very same."""
 
@@ -539,3 +591,42 @@ class MergeOrder(ProposalOrder):
 
     squash: bool = False
     remove: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewOneShots:
+    """Tasks that join the queue together: by name, what a task file says of each."""
+
+    cwd: str
+    tasks: Mapping[str, Mapping[str, Any]]
+    source: str | None = None
+    workspace: str | None = None
+    permission_mode: str | None = None
+    model: str | None = None
+    claude_args: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueTurn(Surroundings):
+    """What is to be begun: of one workspace, or of these tasks, or of all."""
+
+    cwd: str | None = None
+    workspace: str | None = None
+    tasks: list[str] | None = None
+    jobs: int = 1
+    trust: bool = False
+    rules: Rules = field(default_factory=Rules)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChosenTasks:
+    """Ids of one-shot tasks."""
+
+    tasks: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cancellation(ChosenTasks):
+    """What is to end. `requeue`: it waits for its turn again afterwards."""
+
+    requeue: bool = False

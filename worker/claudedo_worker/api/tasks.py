@@ -126,6 +126,11 @@ async def terminal(context: Context, request: Request) -> Response:
         raise ConflictError(
             f"{task.name} has no running session; `claudedo restart {task.name}` starts it."
         )
+    if live.session.one_shot:
+        raise ConflictError(
+            f"{task.name} is a one-shot without a terminal; `claudedo logs -f {task.name}` shows "
+            "what it does."
+        )
     return JSONResponse({"socket": live.session.holder_socket})
 
 

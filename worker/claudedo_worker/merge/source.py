@@ -11,6 +11,7 @@ from pathlib import Path
 
 from claudedo.errors import ConflictError, NotFoundError, RefusedError
 from claudedo_worker import git
+from claudedo_worker.joined import identity
 from claudedo_worker.merge.job import Job, contains, named, paths_file, tip_of
 from claudedo_worker.work import Work, work_in
 
@@ -127,7 +128,7 @@ async def snapshot(job: Job, source: Source) -> str:
         if Path(index.line).exists():
             await asyncio.to_thread(shutil.copyfile, index.line, copy)
         aside = {**job.variables, "GIT_INDEX_FILE": str(copy)}
-        await _add(source, aside)
+        await stage(source, aside)
         left = await git.read(
             source.directory,
             *("diff", "--name-only", "-z", "--ignore-submodules=none"),
@@ -147,7 +148,7 @@ async def snapshot(job: Job, source: Source) -> str:
     return made.line
 
 
-async def _add(source: Source, variables: Mapping[str, str]) -> None:
+async def stage(source: Source, variables: Mapping[str, str]) -> None:
     """Put everything uncommitted into the index; not what git ignores, nor files merely copied."""
     literal = {**variables, "GIT_LITERAL_PATHSPECS": "1"}
     await git.write(source.directory, "add", "--update", "--", ".", environ=literal)
@@ -160,9 +161,32 @@ async def _add(source: Source, variables: Mapping[str, str]) -> None:
 async def commit_all(job: Job, source: Source) -> None:
     """Commit everything, as the person would: with hooks, identity and signature."""
     assert job.message is not None  # asked for together with `commit`
-    await _add(source, job.variables)
+    await stage(source, job.variables)
     staged = await git.read(source.directory, "diff", "--cached", "--quiet", accept=(0, 1))
     if staged.status:  # else the session took its changes back a moment ago
         await git.write(
             source.directory, "commit", "--quiet", "-m", job.message, environ=job.variables
         )
+
+
+async def keep(job: Job) -> bool:
+    """Commit what a one-shot left, on its branch: without hooks, and where nobody is, as claudedo.
+
+    False if nothing was left. Raises what `find_source` does: `RefusedError` for what cannot be
+    committed as it is.
+    """
+    assert job.message is not None
+    source = await find_source(replace(job, commit=True))
+    if not source.unsaved:
+        return False
+    await stage(source, job.variables)
+    staged = await git.read(source.directory, "diff", "--cached", "--quiet", accept=(0, 1))
+    if staged.status == 0:
+        return False
+    who = await identity(source.directory, job.variables)
+    await git.write(
+        source.directory,
+        *(*who, "commit", "--quiet", "--no-verify", "-m", job.message),
+        environ=job.variables,
+    )
+    return True

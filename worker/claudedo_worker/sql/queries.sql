@@ -50,6 +50,7 @@ UPDATE tasks SET holder = :party, held_until = :until
                 AND (status = 'notstarted' OR (status = 'ongoing' AND holder IS NOT NULL))
                 AND (holder IS NULL OR held_until < :now)
                 AND NOT EXISTS (SELECT 1 FROM sessions WHERE task_id = tasks.id)
+                AND NOT EXISTS (SELECT 1 FROM one_shots WHERE task_id = tasks.id)
               ORDER BY tasks.created_at, tasks.rowid LIMIT 1)
 RETURNING id;
 
