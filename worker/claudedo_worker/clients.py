@@ -36,7 +36,7 @@ from claudedo.model import (
     now,
 )
 from claudedo_worker import mcp_server
-from claudedo_worker.courier import batch
+from claudedo_worker.inbox import batch
 from claudedo_worker.mcp_sse import EventStream
 from claudedo_worker.store import Store
 from claudedo_worker.task_tools import TaskTools

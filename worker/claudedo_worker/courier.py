@@ -8,12 +8,10 @@ read from the transcript by `receipts`. docs/delivery.md tells the same as a tab
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from claudedo.errors import ClaudedoError
 from claudedo.model import (
     USER,
     Attempt,
@@ -23,15 +21,13 @@ from claudedo.model import (
     SessionState,
     Task,
     Transport,
-    new_id,
-    now,
 )
-from claudedo_worker import envelope, mcp_server
+from claudedo_worker import envelope
 from claudedo_worker.clock import working_time
 from claudedo_worker.failures import Schedule
+from claudedo_worker.inbox import HALTED, Inbox
 from claudedo_worker.receipts import Receipts
 from claudedo_worker.store import Store
-from claudedo_worker.transcript import Transcript
 
 SETTLE = 2.0
 """Seconds after the client's pong within which its queue is on disk (measured: up to 0.4)."""
@@ -53,11 +49,6 @@ NUDGE_AGAIN = (30.0, 120.0, 600.0, 3600.0)
 
 GO_ON = 5
 """How many messages one line names that asks to go on with them."""
-
-INBOX_LIMIT = 400_000
-"""Encoded characters in one `check_inbox` result, a body of any legal size included."""
-
-HALTED = "A person halted this session. Stop now: no further tool calls. Their message follows."
 
 CHECK_INBOX = "mcp__claudedo__check_inbox"
 
@@ -109,7 +100,7 @@ class Links(Protocol):
         ...
 
 
-class Courier:
+class Courier(Inbox):
     """Delivery for one live session. All methods may be called concurrently."""
 
     def __init__(
@@ -122,14 +113,10 @@ class Courier:
         schedule: Schedule | None = None,
         clock: Callable[[], float] = working_time,
     ) -> None:
-        self.session = session  # replaced by the supervisor whenever the record changes
+        super().__init__(store, task, session, receipts)
         self._schedule = schedule or Schedule()
-        self._store = store
-        self._task = task
         self._links = links
-        self._receipts = receipts
         self._clock = clock
-        self._lock = asyncio.Lock()
         self._idle_since: float | None = None
         self._turn_began: float | None = None  # a hook of a running turn was called
         self._last_call: str | None = None  # the main conversation's newest tool call
@@ -166,39 +153,6 @@ class Courier:
                     return await self._at_turn_start()
             return {}
 
-    async def check_inbox(
-        self, tool_use_id: str | None, limit: int | None
-    ) -> tuple[list[Message], int]:
-        """Lend deliverable messages to one `check_inbox` call; returns them and what is pending.
-
-        The same call again (a replay by the bridge) gets the same messages again.
-        """
-        async with self._lock:
-            await self._sync()
-            mine = [a for a in self._receipts.open.values() if a.transport is Transport.INBOX]
-            again = next((a for a in mine if a.tool_use_id == tool_use_id), None)
-            if again:
-                chosen = [await self._store.message(item) for item in again.message_ids]
-            else:
-                chosen = batch(await self._store.deliverable(self._task.id), limit)
-                if chosen:
-                    await self._offer(Transport.INBOX, chosen, tool_use_id=tool_use_id)
-            pending = await self._store.pending(self._task.id) - len(chosen)
-            return chosen, max(pending, 0)
-
-    async def proven(self, tool_use_id: str | None) -> None:
-        """Wait, up to a second, until the line with this tool call is on disk and counted.
-
-        A call that answers a message proves that the model read it; the line that shows so is
-        written up to 0.4 s after the call arrives here.
-        """
-        for _ in range(50):
-            async with self._lock:
-                await self._sync()
-            if not tool_use_id or self._receipts.transcript.knows_call(tool_use_id):
-                return
-            await asyncio.sleep(0.02)
-
     # What the watch does
 
     async def step(self) -> None:
@@ -228,19 +182,9 @@ class Courier:
             for remembered in (self._stops, self._nudges, self._pongs):
                 remembered.clear()
 
-    async def close(self) -> None:
-        """The process is gone: what its transcript does not show did not arrive."""
-        async with self._lock:
-            await self._receipts.close()
-
     def goes_on(self) -> bool:
         """True if the session is to go on now where the API refused its turn."""
         return self._receipts.broken_off and self._schedule.due(self.session.failure)
-
-    @property
-    def transcript(self) -> Transcript:
-        """The transcript that this courier reads."""
-        return self._receipts.transcript
 
     # Within a turn
 
@@ -510,52 +454,12 @@ class Courier:
 
     # Attempts
 
-    async def _offer(
-        self, transport: Transport, mail: Sequence[Message], *, tool_use_id: str | None = None
-    ) -> Attempt:
-        return await self._attempt(transport, mail, tool_use_id, reminder=False)
-
-    async def _remind(
-        self, transport: Transport, mail: Sequence[Message], tool_use_id: str | None = None
-    ) -> Attempt:
-        return await self._attempt(transport, mail, tool_use_id, reminder=True)
-
-    async def _attempt(
-        self,
-        transport: Transport,
-        mail: Sequence[Message],
-        tool_use_id: str | None,
-        *,
-        reminder: bool,
-    ) -> Attempt:
-        attempt = Attempt(
-            id=new_id("a"),
-            session_id=self.session.id,
-            conversation=self._receipts.conversation,
-            transport=transport,
-            reminder=reminder,
-            message_ids=tuple(message.id for message in mail),
-            created_at=now(),
-            tool_use_id=tool_use_id,
-        )
-        # Known here first: cancelled while it is stored, it may be stored all the same.
-        self._receipts.add(attempt)
-        try:
-            await self._store.add_attempt(attempt)
-        except ClaudedoError:
-            self._receipts.drop(attempt)
-            raise
-        return attempt
-
     async def _void(self, attempt: Attempt) -> None:
-        await self._receipts.void(attempt)
+        await super()._void(attempt)
         self._pongs.pop(attempt.id, None)
 
-    async def _deliverable(self) -> list[Message]:
-        return await self._store.deliverable(self._task.id)
-
     async def _sync(self) -> None:
-        await self._receipts.sync()
+        await super()._sync()
         if self._compactions != self._receipts.compactions:
             self._compactions = self._receipts.compactions
             self._nudges.clear()
@@ -580,19 +484,6 @@ def _refusal(reason: str) -> dict[str, Any]:
         "permissionDecisionReason": reason,
     }
     return {"hookSpecificOutput": decision}
-
-
-def batch(mail: Sequence[Message], limit: int | None) -> list[Message]:
-    """The first messages that fit into one result, at least one, at most `limit`."""
-    chosen: list[Message] = []
-    room = INBOX_LIMIT - 50  # what stands around them
-    for message in mail[: limit or len(mail)]:
-        encoded = json.dumps(mcp_server.message_json(message), ensure_ascii=False)
-        room -= envelope.size(encoded) + len(", ")
-        if chosen and room < 0:
-            break
-        chosen.append(message)
-    return chosen
 
 
 def _meta(task: Task, attempt: Attempt, message: Message | None) -> dict[str, str]:

@@ -34,8 +34,8 @@ from claudedo_worker.bus import Bus
 from claudedo_worker.clients import Clients
 from claudedo_worker.database import Database
 from claudedo_worker.foreign import ForeignSessions
-from claudedo_worker.listeners import Listeners
 from claudedo_worker.linked import Linked
+from claudedo_worker.listeners import Listeners
 from claudedo_worker.mailbox import Mailbox, SessionCaller
 from claudedo_worker.mcp_http import McpHttp
 from claudedo_worker.notify import Notifier

@@ -1,4 +1,4 @@
-"""One live session: its record, its terminal, its links, its courier, kept together.
+"""One live session at a terminal: its record, its links, its courier, kept together.
 
 Turns what is seen of the process (registry file, screen, transcript, exit) into changes of the
 record, and passes what the session asks to its courier. It launches and ends nothing; see
@@ -19,14 +19,13 @@ from claudedo.model import Session, SessionState, Task
 from claudedo_worker import claude_binary, dialogs, failures, mcp_server, registry
 from claudedo_worker.asks import Asks
 from claudedo_worker.clock import working_time
-from claudedo_worker.courier import HALTED, Courier
-from claudedo_worker.receipts import Receipts
+from claudedo_worker.courier import Courier
+from claudedo_worker.inbox import HALTED
+from claudedo_worker.linked import Linked
 from claudedo_worker.session_link import Bridge, Waiter
 from claudedo_worker.store import Store
 from claudedo_worker.terminal import Terminal
-from claudedo_worker.threads import lease_end
-from claudedo_worker.transcript import Transcript, locate
-from claudedo_worker.usage import Account
+from claudedo_worker.transcript import locate
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +39,6 @@ ECHO_PATIENCE = 3.0
 """Seconds within which what was typed shows in the input box."""
 
 LOCATE_EVERY = 1.0
-
-COUNT_EVERY = 3.0
-"""Seconds between two looks at what the conversation used."""
-
-SIGN_OF_LIFE = 60.0
-"""Seconds between two renewals of what the session claimed."""
 
 BOX_PAUSE = 5.0
 """Seconds until an input box that held a draft is looked at again."""
@@ -68,8 +61,10 @@ KEEPS_SIDE_LINES = (2, 1, 330)
 """The first version known to resume with what hangs beside the chain of the newest line."""
 
 
-class LiveSession:
-    """A session that has a process. Its methods run on the worker's one event loop."""
+class LiveSession(Linked):
+    """A session that has a terminal. Its methods run on the worker's one event loop."""
+
+    _courier: Courier | None
 
     def __init__(
         self,
@@ -77,39 +72,39 @@ class LiveSession:
         task: Task,
         session: Session,
         terminal: Terminal,
-        make_caller: Callable[[LiveSession], mcp_server.Caller],
+        make_caller: Callable[[Linked], mcp_server.Caller],
         *,
         grants: frozenset[dialogs.Kind] = frozenset(),
         adopted: bool = False,
         schedule: failures.Schedule | None = None,
     ) -> None:
-        self.store = store
-        self.task = task
-        self.session = session
-        self.terminal = terminal
-        self.caller = make_caller(self)
+        super().__init__(store, task, session, terminal, make_caller)
         self.asks = Asks(store, task, session.id)
-        self.woken = asyncio.Event()  # look now instead of at the next tick
         self.grants = grants | {dialogs.Kind.CHANNEL}
-        self._bridge: Bridge | None = None
         self._waiter: Waiter | None = None
         self._typed = ""  # our last line, which an Esc may bring back
         self._listed_at = time.monotonic() if adopted else None
         self._adopted = adopted
         self._channel_asked = False
         self._located_at = 0.0
-        self._claims_at = -SIGN_OF_LIFE
         self._box_due = 0.0
         self._seen: tuple[dialogs.Dialog, float] | None = None
         self._up = False  # its registry file was seen: past the start-up dialogs (16.3)
         self._moved_at = working_time()  # when the start last went on
-        self._bridge_at = time.monotonic()  # when the bridge came, or left
         self._mended = False  # it was asked to start its bridge again
-        self._courier: Courier | None = None
         self._following = asyncio.Lock()
         self._schedule = schedule
-        self._account = Account(store, task)
-        self._counted_at = 0.0
+
+    @property
+    def terminal(self) -> Terminal:
+        """Where it is typed and read."""
+        assert isinstance(self.holder, Terminal)
+        return self.holder
+
+    @property
+    def decider(self) -> Asks:
+        """Where what it asks is decided."""
+        return self.asks
 
     @property
     def courier(self) -> Courier:
@@ -135,12 +130,6 @@ class LiveSession:
         await self.asks.close()
         await self._count(ended=True)
 
-    async def change(self, **changes: Any) -> None:
-        """Store changes of the record."""
-        self.session = await self.store.change_session(self.session, **changes)
-        if self._courier:
-            self._courier.session = self.session
-
     # What the process shows
 
     async def look(self) -> None:
@@ -161,13 +150,7 @@ class LiveSession:
         # The courier may have learnt that the channel is closed, or a turn refused.
         self.session = self.courier.session
         await self._leave_limit_dialog()
-        if time.monotonic() - self._counted_at >= COUNT_EVERY:
-            await self._count()
-
-    async def _count(self, *, ended: bool = False) -> None:
-        """Keep in the record what was used until now."""
-        self._counted_at = time.monotonic()
-        await self.change(usage=await self._account.total(self.session, ended=ended))
+        await self._count_now_and_then()
 
     async def _leave_limit_dialog(self) -> None:
         """Close the question what to do about a limit once the session is to go on (29.5)."""
@@ -190,12 +173,6 @@ class LiveSession:
             changes["channel"] = self._channel_asked or self.session.channel
             changes["cli_version"] = entry.version or self.session.cli_version
         await self.change(**changes)
-
-    async def _keep_claims(self) -> None:
-        """A session that lives keeps the tasks that it claimed."""
-        if time.monotonic() - self._claims_at >= SIGN_OF_LIFE:
-            self._claims_at = time.monotonic()
-            await self.store.extend_claims(f"task:{self.task.id}", lease_end())
 
     async def _follow_asks(self) -> None:
         if self.asks.headline() and await self.store.halting(self.task.id):
@@ -277,11 +254,6 @@ class LiveSession:
             await self.courier.move(receipts)
             await self.change(conversation=conversation, transcript=path)
 
-    async def _receipts(self, conversation: str, transcript: str | None) -> Receipts:
-        # Before the first prompt there is no file; one that cannot exist reads as empty.
-        path = Path(transcript) if transcript else Path(self.session.config_dir) / "projects/none"
-        return await Receipts.load(self.store, conversation, Transcript(path))
-
     async def _locate(self) -> None:
         """Find the transcript by its name when the start hook did not tell its path."""
         if self.session.transcript or time.monotonic() - self._located_at < LOCATE_EVERY:
@@ -294,16 +266,14 @@ class LiveSession:
 
     def bridge_came(self, bridge: Bridge) -> None:
         """A bridge is connected; an earlier one, if any, is replaced."""
-        self._bridge = bridge
-        self._bridge_at = time.monotonic()
         self.asks.bridge_came(bridge.name)
-        self.woken.set()
+        super().bridge_came(bridge)
 
     def bridge_left(self, bridge: Bridge) -> None:
         """That bridge is gone."""
         if self._bridge is bridge:
-            self._bridge = self._listed_at = None
-            self._bridge_at = time.monotonic()
+            self._listed_at = None
+        super().bridge_left(bridge)
 
     def waiter_came(self, waiter: Waiter) -> bool:
         """Take this waiter; False if one waits already."""
@@ -322,7 +292,7 @@ class LiveSession:
         """The client asked for the tools."""
         if self._listed_at is None:
             self._listed_at = time.monotonic()
-        self.woken.set()
+        super().tools_listed()
 
     async def hook(self, event: str, call: dict[str, Any], key: str) -> dict[str, Any]:
         """Answer a hook of the session, in the conversation that it was called in."""

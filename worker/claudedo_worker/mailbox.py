@@ -9,7 +9,7 @@ from claudedo import protocol
 from claudedo.errors import AmbiguousError, ForbiddenError, NotFoundError
 from claudedo.model import Message, Priority, SessionState, Task
 from claudedo_worker import mcp_server
-from claudedo_worker.live import LiveSession
+from claudedo_worker.linked import Linked
 from claudedo_worker.store import Store
 from claudedo_worker.task_tools import TaskTools
 from claudedo_worker.threads import PERSON, Threads, session_of
@@ -68,7 +68,7 @@ class SessionCaller:
         self,
         store: Store,
         mailbox: Mailbox,
-        live: LiveSession,
+        live: Linked,
         tools: TaskTools,
     ) -> None:
         self._store = store

@@ -30,6 +30,7 @@ from claudedo_worker import asks, dialogs, launch, mcp_server, processes, regist
 from claudedo_worker.claude_binary import Claude
 from claudedo_worker.clock import working_time
 from claudedo_worker.failures import Schedule
+from claudedo_worker.linked import Linked
 from claudedo_worker.live import LiveSession
 from claudedo_worker.receipts import Receipts
 from claudedo_worker.session_link import hashed
@@ -52,7 +53,7 @@ FAILED_LOOK_PAUSE = 2.0
 ON_REQUEST = "on request"
 OUTSIDE_ENDS = {129, 130, 143}  # what a hang-up, Ctrl-C and SIGTERM leave (9.1)
 
-MakeCaller = Callable[[LiveSession], mcp_server.Caller]
+MakeCaller = Callable[[Linked], mcp_server.Caller]
 Work = Callable[[asyncio.Event], Awaitable[None]]
 T = TypeVar("T")
 
@@ -397,7 +398,7 @@ class Supervisor:
         if terminal is None:
             return False
         log.info("connected again", extra={"action": "reconnected", "session": live.session.id})
-        live.terminal = terminal
+        live.holder = terminal
         await asyncio.sleep(TICK)  # or one that is lost over and over would take all the time
         return True
 

@@ -24,16 +24,10 @@ from claudedo.model import (
 )
 from claudedo_worker import mcp_server, receipts
 from claudedo_worker.attachments import LONGEST_NAME, MOST
-from claudedo_worker.courier import (
-    HALTED,
-    INBOX_LIMIT,
-    NUDGE_AGAIN,
-    QUEUE_STALE,
-    SETTLE,
-    WAITER_DUE,
-)
+from claudedo_worker.courier import NUDGE_AGAIN, QUEUE_STALE, SETTLE, WAITER_DUE
 from claudedo_worker.envelope import ATTEMPT
 from claudedo_worker.failures import FIRST_PAUSE, PAUSES, SPACING, SPREAD, TRIES
+from claudedo_worker.inbox import HALTED, INBOX_LIMIT
 from tests.support.mailroom import Json, Mailroom
 from tests.support.records import a_message
 
