@@ -221,6 +221,13 @@ def test_every_answer_has_the_shape_that_is_described(place: Place) -> None:
         ("GET", "/api/resolve?target=backend", {}, None),
         ("GET", "/api/tasks", {}, None),
         ("GET", "/api/foreign", {}, None),
+        (
+            "POST",
+            "/api/queue",
+            {},
+            {"cwd": str(task.repo), "tasks": {"lint": {"prompt": "x"}, "fix": {"prompt": "y"}}},
+        ),
+        ("GET", "/api/queue", {}, None),
         ("POST", "/api/tasks", {}, {"workspace": "shop", "title": "New", "body": "Do it."}),
         (
             "POST",
@@ -270,6 +277,11 @@ def test_every_answer_has_the_shape_that_is_described(place: Place) -> None:
     token = ask("GET", "/api/tokens").json[0]["id"]
     try_one("POST", "/api/tokens/{token}/rotate", {"token": token}, {"days": 3})
     try_one("DELETE", "/api/tokens/{token}", {"token": token}, None)
+    queued = [one["task"] for one in ask("GET", "/api/queue").json]
+    try_one("POST", "/api/queue/cancel", {}, {"tasks": queued[:1]})
+    try_one("GET", "/api/queue/{task}/report", {"task": queued[0]}, None)
+    try_one("POST", "/api/queue/next", {}, {**body, "tasks": queued[:1]})
+    try_one("POST", "/api/queue/again", {}, {"tasks": queued[:1]})
     try_one("DELETE", "/api/tasks/{task}", {"task": other.id}, None)
     try_one("DELETE", "/api/workspaces/{workspace}", {"workspace": "shop"}, None)
 
