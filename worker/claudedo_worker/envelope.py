@@ -71,6 +71,13 @@ def go_on(attempt_id: str, message_ids: Sequence[str], *, refused: bool = False)
     )
 
 
+def resumed(attempt_id: str, message_ids: Sequence[str], why: str) -> str:
+    """The text that lets a conversation go on in another process; carries no body."""
+    held = f" Not answered yet in this conversation: {', '.join(message_ids)}."
+    go_on = "Go on with what you were doing, or end your turn if it is done."
+    return f"[claudedo {attempt_id}] {why} {go_on}{held if message_ids else ''}"
+
+
 def opened(text: str) -> list[tuple[str, str]]:
     """What a text of ours gives: (sender, body) of each message; empty for a reminder.
 

@@ -131,6 +131,13 @@ class Receipts:
         self.open.clear()
         self.queued.clear()
 
+    async def entered(self, attempt: Attempt) -> None:
+        """The client says that the attempt is in the context; its line may be written later."""
+        await self.store.confirm(attempt)
+        self.drop(attempt)
+        if not attempt.reminder:
+            self._unread |= dict.fromkeys(attempt.message_ids, attempt)
+
     async def forget(self, kept: frozenset[str] = frozenset()) -> None:
         """The context is gone, but for a summary and the lines `kept`.
 
@@ -201,10 +208,7 @@ class Receipts:
                 # The CLI frames it as untrusted, not to be acted on (4.6): it counts as offered.
                 await self.void(attempt, Outcome.NOTICE)
                 continue
-            await self.store.confirm(attempt)
-            self.drop(attempt)
-            if not attempt.reminder:
-                self._unread |= dict.fromkeys(attempt.message_ids, attempt)
+            await self.entered(attempt)
         for attempt in self._unread.values():
             if attempt.id not in self._contexts and _shows(context, attempt):
                 self._contexts[attempt.id] = context

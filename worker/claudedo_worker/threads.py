@@ -57,6 +57,9 @@ PAGE, LONGEST_PAGE = 20, 200
 BURST, BURST_SECONDS = 30, 60.0
 """So many messages from one session to one task in so many seconds: more is a loop."""
 
+CLAUDEDO = "claudedo"
+"""The party for what was set beforehand, where nobody decided."""
+
 NO_CURSOR = "This is no cursor: give `nextCursor` of the page before, as it is."
 
 
@@ -340,6 +343,26 @@ class Threads:
                     moved = await self._store.move_task(task, after, USER, USER)
                     await self._follow_with_ask(task, moved, PERSON, words or "", outcome)
             return await self._store.ask(ask.id)
+
+    async def unanswered(self, party: Party) -> list[tuple[Task, Ask]]:
+        """The tasks that `party` made for a person and nobody decided, with their asks."""
+        tasks = {task.id: task for task in await self._store.tasks() if task.creator == party.id}
+        return [
+            (tasks[ask.task_id], ask)
+            for ask in await self._store.open_asks()
+            if ask.kind is AskKind.TASK and ask.task_id in tasks
+        ]
+
+    async def expire(self, ask: Ask, outcome: AskOutcome, words: str) -> None:
+        """Nobody decided a person's task in time: `outcome` holds, and who made it is told."""
+        after = TaskStatus.COMPLETED if outcome is AskOutcome.ALLOWED else TaskStatus.REJECTED
+        async with self._store.together():
+            _, first = await self._store.close_ask(ask.id, outcome, DecidedBy.DEFAULT)
+            if not first:
+                return
+            task = await self._store.task(ask.task_id)
+            await self._say(PERSON, task, f"{after}: {words}")
+            await self._store.move_task(task, after, CLAUDEDO, CLAUDEDO)
 
     # Pieces
 
