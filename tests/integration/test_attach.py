@@ -254,6 +254,16 @@ def test_a_session_without_a_holder_is_an_error(started: Holders) -> None:
         window.expect("HolderGoneError: no holder answers")
 
 
+def test_a_one_shot_run_has_no_terminal_to_attach_to(started: Holders) -> None:
+    files = {name: str(started.directory / name) for name in ("output", "errors")}
+    held = started.start(["cat"], files=files)
+    with terminal(command(held)) as window:
+        window.expect(
+            "HolderRefusedError: this is a one-shot run without a terminal; `claudedo logs`"
+        )
+        window.expect(pexpect.EOF)
+
+
 # ---------------------------------------------------------------- the pieces
 
 FORMS_OF_CTRL_RIGHT_BRACKET = [

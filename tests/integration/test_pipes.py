@@ -68,6 +68,14 @@ while data := os.read(0, 65536):
         time.sleep(0.01)
 print(size, seen.hexdigest())
 """
+CLOSER = """
+import os, signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+os.close(0)
+os.write(1, b"closed")
+signal.sigwait([signal.SIGUSR1])
+os._exit(6)
+"""
 DEAF = "import os, time; os.write(1, b'up '); time.sleep(60)"
 HARD_OF_HEARING = """
 import os, signal, subprocess, sys, time
@@ -200,7 +208,7 @@ async def test_a_command_that_does_not_read_holds_up_only_who_writes(started: Ho
         async with anyio.create_task_group() as group:
 
             async def write_on() -> None:
-                with pytest.raises(HolderRefusedError, match="ended"):
+                with pytest.raises(HolderRefusedError, match=r"has ended|closed its input"):
                     await process.write(b"more")
 
             group.start_soon(write_on)
@@ -210,8 +218,7 @@ async def test_a_command_that_does_not_read_holds_up_only_who_writes(started: Ho
 
 
 async def test_a_command_may_close_its_input_early(started: Holders) -> None:
-    code = "import os, time; os.close(0); os.write(1, b'closed'); time.sleep(1); os._exit(6)"
-    held = start(started, python(code))
+    held = start(started, python(CLOSER))
     async with connected(held) as process:
         await_written(held, b"closed")
         await process.write(b"nobody reads this")  # its holder only notices by trying
@@ -221,6 +228,7 @@ async def test_a_command_may_close_its_input_early(started: Holders) -> None:
         assert not status.input_open
         assert status.exited is None
         await process.finish_input()
+        await process.signal("USR1")
         assert (await process.wait_exit()).code == 6
 
 
@@ -306,7 +314,7 @@ async def test_a_respawn_appends_to_the_same_files_and_has_an_input_of_its_own(
         await_written(held, b"up ")
         with anyio.move_on_after(0.3):
             await process.write(b"for the first only" * 200_000)
-        with pytest.raises(HolderRefusedError, match="still running"), anyio.fail_after(5):
+        with pytest.raises(HolderRefusedError, match="still running"):
             async with connected(held) as other:
                 await other.respawn(CAT, held.spec["cwd"], {})
         await process.signal("KILL")
@@ -364,9 +372,9 @@ async def test_ending_the_holder_ends_the_group_of_a_command_that_goes_on(
     async with connected(held) as process:
         await_written(held, b" ")
         os.kill(held.holder_pid, signal.SIGTERM)
-        with pytest.raises(HolderRefusedError, match="being ended"):
+        with pytest.raises(HolderError):
             while True:
-                await process.write(b"x")
+                await process.write(b"taken only until the holder has heard")
         assert (await process.wait_exit()).signal == ending
     eventually(lambda: is_gone(int(written(held))), "what it started has ended, too")
 
