@@ -1,6 +1,6 @@
 """A run of one-shot tasks as JUnit XML, the form in which build servers read test results.
 
-In the dialect of Jenkins' xunit plugin (junit-10.xsd), which GitLab, GitHub actions and others read:
+In the dialect of Jenkins' xunit plugin (junit-10.xsd), which others read as well:
 what is not good work is a failure, what never came to a verdict on the work is an error.
 """
 
