@@ -44,11 +44,6 @@ class PipedProcess(HolderLink):
         await self._input.close()
         await super().close()
 
-    @property
-    def lost(self) -> bool:
-        """Whether the connection is gone."""
-        return super().lost or self._input.lost
-
     async def write(self, data: bytes) -> None:
         """Give the command input, in order; returns once its holder has all of it.
 
