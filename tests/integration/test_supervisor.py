@@ -529,12 +529,12 @@ async def test_a_session_survives_the_loss_of_its_connection(place: Place) -> No
     found = place.now.find(running.id)
     assert found is not None
     for _ in range(2):
-        lost = found.terminal
+        lost = found.holder
         await lost.close()
         with anyio.fail_after(BOUND):
-            while found.terminal is lost:
+            while found.holder is lost:
                 await anyio.sleep(0.02)
-    assert not found.terminal.lost
+    assert not found.holder.lost
     assert (await place.session()).state is SessionState.IDLE
     assert psutil.pid_exists(running.pid or 0)
 

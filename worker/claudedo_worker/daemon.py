@@ -117,6 +117,7 @@ async def _serve(settings: Settings) -> None:
         version = metadata.version("claudedo")
         tasks = Tasks(settings, store, supervisor, mailbox, threads)
         queue = Queue(settings, store, tasks, mailbox, supervisor)
+        supervisor.serve(queue, threads)
         foreign = ForeignSessions(store)
         context = api.Context(
             store=store,

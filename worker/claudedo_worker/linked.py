@@ -95,6 +95,14 @@ class Linked(ABC):
     def transports(self) -> list[str]:
         """Which ways in are open at this moment."""
 
+    def part(self) -> bool:
+        """Somebody wants it to end: let it, in its own way. False if it has none (any more)."""
+        return False
+
+    def connect(self, holder: HolderLink) -> None:
+        """The connection to its holder was lost and is there again."""
+        self.holder = holder
+
     async def change(self, **changes: Any) -> None:
         """Store changes of the record."""
         self.session = await self.store.change_session(self.session, **changes)

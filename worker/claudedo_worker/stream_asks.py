@@ -9,10 +9,10 @@ are still to be given (docs/claude-cli.md 34).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,6 @@ log = logging.getLogger(__name__)
 READ_PATIENCE = 3.0
 """Seconds that a decision waits until the process has read it."""
 
-GLANCE = 0.02
-
 Write = Callable[[bytes], Awaitable[None]]
 
 
@@ -43,6 +41,7 @@ class Asked:
     ask: Ask | None = None  # None: nobody is asked
     ruling: Ruling | None = None
     written: bool = False
+    over: asyncio.Event = field(default_factory=asyncio.Event)  # it does not wait any more
 
 
 class StreamAsks:
@@ -58,6 +57,13 @@ class StreamAsks:
         self._write = write
         self._waiting: dict[str, Asked] = {}
         self._closing = asyncio.Lock()
+
+    async def load(self, requests: Iterable[Permission]) -> None:
+        """Take up what waits; what an earlier worker asked and nothing waits for is gone."""
+        self._waiting = {request.request_id: Asked(request) for request in requests}
+        for ask in await self._store.asks_of_session(self._session_id):
+            if ask.closed_at is None and ask.call not in self._waiting:
+                await self._store.close_ask(ask.id, AskOutcome.GONE, DecidedBy.SESSION)
 
     def headline(self) -> str | None:
         """What the session waits for, in a line; None if it asks nothing."""
@@ -78,7 +84,10 @@ class StreamAsks:
     async def gone(self, request_id: str) -> None:
         """The process does not wait any more: it read the answer, or was interrupted."""
         waiting = self._waiting.pop(request_id, None)
-        if waiting is not None and waiting.ask is not None and waiting.ruling is None:
+        if waiting is None:
+            return
+        waiting.over.set()
+        if waiting.ask is not None and waiting.ruling is None:
             await self._store.close_ask(waiting.ask.id, AskOutcome.GONE, DecidedBy.SESSION)
 
     # What the watch does
@@ -122,9 +131,8 @@ class StreamAsks:
         if not found or not await self._rule(found[0], said, DecidedBy.USER):
             raise conflict(await self._store.ask(ask_id))
         await self._answer(found[0])
-        until = time.monotonic() + READ_PATIENCE
-        while found[0].request.request_id in self._waiting and time.monotonic() < until:
-            await asyncio.sleep(GLANCE)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(found[0].over.wait(), READ_PATIENCE)
         return await self._store.ask(ask_id)
 
     async def _rule(self, waiting: Asked, said: Decision, by: DecidedBy) -> bool:

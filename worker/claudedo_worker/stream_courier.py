@@ -178,4 +178,3 @@ class StreamCourier(Inbox):
 
 def _halts(message: Message) -> bool:
     return message.priority is Priority.HALT
-

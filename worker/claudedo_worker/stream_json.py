@@ -30,6 +30,7 @@ class Began:
     at: float
     errors: int = 0  # bytes of error output that others wrote before
     check: bool = False  # the task's check, not its session
+    resumes: bool = False  # a conversation that has a transcript
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,11 @@ class Ended:
     at: float
     seconds: float
     spent: float  # US dollars
+
+    @property
+    def is_orderly(self) -> bool:
+        """True unless a signal ended it."""
+        return self.code is not None and self.code < 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +144,7 @@ class Result:
     cost: float = 0.0
     denials: tuple[Denied, ...] = ()
     errors: tuple[str, ...] = ()
+    counts_on: bool = False  # `cost` holds what the conversation cost before it was resumed
 
     @property
     def is_refusal(self) -> bool:
@@ -311,6 +318,7 @@ def _result(value: dict[str, Any]) -> Result:
             for item in denials
         ),
         errors=tuple(str(item) for item in _list(value.get("errors"))),
+        counts_on="result_index" in value,
     )
 
 

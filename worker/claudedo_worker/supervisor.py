@@ -13,6 +13,7 @@ import itertools
 import json
 import logging
 import shutil
+import sqlite3
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -30,17 +31,30 @@ from claudedo_worker import asks, dialogs, launch, mcp_server, processes, regist
 from claudedo_worker.claude_binary import Claude
 from claudedo_worker.clock import working_time
 from claudedo_worker.failures import Schedule
+from claudedo_worker.holder_link import HolderLink
+from claudedo_worker.judge import Facts
 from claudedo_worker.linked import Linked
 from claudedo_worker.live import LiveSession
+from claudedo_worker.one_shot import (
+    Again,
+    OneShotSession,
+    Over,
+    Place,
+    Queue,
+    RunCheck,
+    announce,
+)
+from claudedo_worker.pipes import PipedProcess
 from claudedo_worker.receipts import Receipts
 from claudedo_worker.session_link import hashed
 from claudedo_worker.store import Store
 from claudedo_worker.terminal import Terminal
+from claudedo_worker.threads import Threads
 from claudedo_worker.transcript import Transcript, locate
 
 log = logging.getLogger(__name__)
 
-TICK = 0.1  # seconds; the CLI writes registry and transcript about as often
+TICK = 0.1  # seconds between two tries to reach a holder
 GRACE = 5.0  # seconds between asking a process to end and killing it
 STOP_PATIENCE = 60.0  # seconds for all the graces of one stop together
 BACKOFF = (1.0, 5.0, 15.0)  # seconds before a crashed session is resumed
@@ -50,6 +64,8 @@ SCROLLBACK = 128 << 10  # bytes; a holder stays under 12 MiB with it, not with t
 BIRTH_PATIENCE = 5.0
 """Seconds for a holder, begun by a worker that died meanwhile, to open its socket."""
 FAILED_LOOK_PAUSE = 2.0
+STORE_PATIENCE = 15  # times that the end of a one-shot is tried to be stored (a full disk)
+ONE_SHOT_LINGER = 7 * 86_400  # seconds that its end is remembered for a worker to come
 ON_REQUEST = "on request"
 OUTSIDE_ENDS = {129, 130, 143}  # what a hang-up, Ctrl-C and SIGTERM leave (9.1)
 
@@ -100,10 +116,17 @@ class Supervisor:
         self._schedule = Schedule(
             enabled=settings.continue_after_limit, first_pause=settings.limit_pause
         )
-        self._live: dict[str, LiveSession] = {}
+        self._live: dict[str, Linked] = {}
         self._jobs: dict[str, Job] = {}
+        self._queue: Queue | None = None
+        self._threads: Threads | None = None
 
-    def find(self, session_id: str) -> LiveSession | None:
+    def serve(self, queue: Queue, threads: Threads) -> None:
+        """Have one-shots, too: `queue` hears of their ends. Before `recover`."""
+        self._queue = queue
+        self._threads = threads
+
+    def find(self, session_id: str) -> Linked | None:
         """The live session of that id."""
         return self._live.get(session_id)
 
@@ -111,7 +134,7 @@ class Supervisor:
         """True if that session is being launched, taken up or resumed."""
         return session_id in self._jobs
 
-    def of_task(self, task_id: str) -> LiveSession | None:
+    def of_task(self, task_id: str) -> Linked | None:
         """The live session of a task."""
         return next((live for live in self._live.values() if live.task.id == task_id), None)
 
@@ -145,7 +168,7 @@ class Supervisor:
             transcript=str(resumed) if resumed else None,
             config_dir=str(config_dir),
             cli_version=order.claude.version,
-            channel=None if self._settings.channels else False,
+            channel=None if self._settings.channels and not order.one_shot else False,
             started_at=at,
             fork_of=order.fork_of,
             one_shot=order.one_shot,
@@ -200,6 +223,7 @@ class Supervisor:
         try:
             await work(stop)
         except StoppedError:
+            await self._verdict(session, Facts(cancelled=True))
             await self._finish(session, SessionState.STOPPED, ON_REQUEST)
         except (ClaudedoError, OSError) as error:
             await self._fail(session, str(error))
@@ -211,6 +235,7 @@ class Supervisor:
 
     async def _fail(self, session: Session, reason: str) -> None:
         try:
+            await self._verdict(session, Facts(trouble=reason))
             await self._finish(session, SessionState.FAILED, reason)
         except Exception:
             # The session stays in the list, and the next `stop` or worker takes it up again.
@@ -227,24 +252,56 @@ class Supervisor:
                 session = await self._store.change_session(session, waiting_for="running setup")
                 await _unless(stop, order.furnish(task, session.id))
             session = await self._store.change_session(session, waiting_for="starting claude")
-        terminal, session = await self._spawn(task, session, order)
-        live = LiveSession(
-            self._store,
-            task,
-            session,
-            terminal,
-            self._make_caller,
-            grants=order.grants,
-            schedule=self._schedule,
-        )
+        holder, session = await self._spawn(task, session, order)
         try:
+            live = await self._made(task, session, holder, grants=order.grants)
             await live.open()
         except BaseException:
-            await terminal.close()
+            await holder.close()
             raise
         await self._follow(live, stop)
 
-    async def _spawn(self, task: Task, session: Session, order: Order) -> tuple[Terminal, Session]:
+    async def _made(
+        self,
+        task: Task,
+        session: Session,
+        holder: HolderLink,
+        *,
+        grants: frozenset[dialogs.Kind] = frozenset(),
+        up: bool = False,
+        adopted: bool = False,
+    ) -> Linked:
+        """A live session of the right kind. `up`: its start is behind it."""
+        if isinstance(holder, PipedProcess):
+            one_shot = await self._store.one_shot(task.id)
+            if one_shot is None or self._threads is None:
+                raise ConflictError(f"{task.name} is no one-shot any more.")
+            return OneShotSession(
+                self._settings,
+                self._store,
+                task,
+                session,
+                holder,
+                self._make_caller,
+                one_shot=one_shot,
+                threads=self._threads,
+                adopted=adopted,
+            )
+        assert isinstance(holder, Terminal)
+        return LiveSession(
+            self._store,
+            task,
+            session,
+            holder,
+            self._make_caller,
+            grants=grants,
+            adopted=up,
+            schedule=self._schedule,
+        )
+
+    async def _spawn(
+        self, task: Task, session: Session, order: Order
+    ) -> tuple[HolderLink, Session]:
         await asyncio.to_thread(_check_alone, session)
         plan = await asyncio.to_thread(
             launch.prepare,
@@ -256,27 +313,43 @@ class Supervisor:
             peers=order.peers,
             claude=order.claude.path,
             grants=order.grants,
+            stream=await self._stream(session),
         )
         credential, env = hashed(plan.credential), dict(plan.env)
         await self._store.set_credential(session.id, credential)
         if plan.telemetry and self._url:
             env |= telemetry.variables(self._url, session.id, credential)
         folder = self._settings.session_dir(session.id)
-        spec = {
+        spec: dict[str, Any] = {
             "socket": session.holder_socket,
             "argv": plan.argv,
             "cwd": str(plan.cwd),
             "env": env,
-            "rows": dialogs.ROWS,
-            "cols": dialogs.COLS,
-            "scrollback": SCROLLBACK,
             "exit_file": str(folder / "exit.json"),
             "log": str(folder / "holder.log"),
         }
-        holder = launch.install_programs(self._settings.home) / "holder.py"
-        terminal = await Terminal.launch(launch.base_python(), holder, spec)
-        pid = terminal.hello.pid
-        return terminal, await self._store.change_session(session, pid=pid)
+        program = launch.install_programs(self._settings.home) / "holder.py"
+        kind: type[HolderLink] = Terminal
+        if session.one_shot:
+            place = Place.of(self._settings, task)
+            one_shot = await self._store.one_shot(task.id)
+            attempts = one_shot.attempts if one_shot else 0
+            await announce(self._store, place, session, attempts + 1)
+            spec |= {"files": place.files, "linger": ONE_SHOT_LINGER}
+            kind = PipedProcess
+        else:
+            spec |= {"rows": dialogs.ROWS, "cols": dialogs.COLS, "scrollback": SCROLLBACK}
+        holder = await kind.launch(launch.base_python(), program, spec)
+        return holder, await self._store.change_session(session, pid=holder.hello.pid)
+
+    async def _stream(self, session: Session) -> launch.Stream | None:
+        """What is particular about the next process of a one-shot; None for a terminal's."""
+        if not session.one_shot:
+            return None
+        one_shot = await self._store.one_shot(session.task_id)
+        if one_shot is None or one_shot.budget is None:
+            return launch.Stream()
+        return launch.Stream(budget=max(0.0, one_shot.budget - one_shot.spent))
 
     # Taking up
 
@@ -291,7 +364,7 @@ class Supervisor:
         else:
             await self._follow(live, stop)
 
-    async def _opened(self, session: Session, stop: asyncio.Event) -> LiveSession | None:
+    async def _opened(self, session: Session, stop: asyncio.Event) -> Linked | None:
         """The session, ready to be watched; None if its terminal is gone.
 
         Tried until it works: what runs is not to suffer from what goes wrong here (a full disk,
@@ -308,27 +381,25 @@ class Supervisor:
                 raise StoppedError
             await _first(stop.wait(), seconds=next(pauses))
 
-    async def _open(self, session_id: str) -> LiveSession | None:
+    async def _open(self, session_id: str) -> Linked | None:
         session = await self._store.session(session_id)
-        terminal = await self._reach(session)
-        if terminal is None:
+        holder = await self._reach(session)
+        if holder is None:
             return None
         starting = session.state is SessionState.STARTING or dialogs.at_start(session.waiting_for)
         try:
-            live = LiveSession(
-                self._store,
+            live = await self._made(
                 await self._store.task(session.task_id),
-                await self._store.change_session(session, pid=terminal.hello.pid),
-                terminal,
-                self._make_caller,
+                await self._store.change_session(session, pid=holder.hello.pid),
+                holder,
                 grants=await asyncio.to_thread(launch.grants, self._settings, session.id),
-                adopted=not starting,
-                schedule=self._schedule,
+                up=not starting,
+                adopted=True,
             )
             await live.open()
             await live.change(reason=None)
         except BaseException:
-            await terminal.close()
+            await holder.close()
             raise
         return live
 
@@ -339,13 +410,14 @@ class Supervisor:
         except Exception:
             log.exception("a reason could not be stored", extra={"action": "explain_failed"})
 
-    async def _reach(self, session: Session) -> Terminal | None:
-        """The terminal of a session that an earlier worker launched; None if it is gone."""
+    async def _reach(self, session: Session) -> HolderLink | None:
+        """The holder of a session that an earlier worker launched; None if it is gone."""
+        kind: type[HolderLink] = PipedProcess if session.one_shot else Terminal
         unborn = session.state is SessionState.STARTING and session.pid is None
         deadline = time.monotonic() + (BIRTH_PATIENCE if unborn else 0.0)
         while True:
             try:
-                return await Terminal.connect(session.holder_socket or "")
+                return await kind.connect(session.holder_socket or "")
             except HolderGoneError:
                 if time.monotonic() >= deadline:
                     return None
@@ -353,30 +425,34 @@ class Supervisor:
 
     # Watching
 
-    async def _follow(self, live: LiveSession, stop: asyncio.Event) -> None:
+    async def _follow(self, live: Linked, stop: asyncio.Event) -> None:
         """Everything to the session's end, through as many processes as it takes."""
-        following: LiveSession | None = live
+        following: Linked | None = live
         try:
             while following is not None:
                 live = following
                 await self._watch(live, stop)
                 following = await self._after(live, stop)
         finally:
-            await live.terminal.close()
+            await live.holder.close()
 
-    async def _watch(self, live: LiveSession, stop: asyncio.Event) -> None:
+    async def _watch(self, live: Linked, stop: asyncio.Event) -> None:
         self._live[live.session.id] = live
-        while live.terminal.exited is None and not stop.is_set():
-            if live.terminal.lost and not await self._reconnect(live):
+        while live.holder.exited is None:
+            if stop.is_set() and not live.part():
+                break
+            if live.holder.lost and not await self._reconnect(live):
                 break
             working_time()  # goes on as long as somebody reads it
             await self._look(live)
             live.woken.clear()
-            await _first(live.woken.wait(), stop.wait(), live.terminal.wait_exit(), seconds=TICK)
+            news = [live.woken.wait(), live.holder.wait_exit()]
+            news += [] if stop.is_set() else [stop.wait()]
+            await _first(*news, seconds=live.tick)
         await self._end_tree(live, politely=stop.is_set())
         await live.close()
 
-    async def _look(self, live: LiveSession) -> None:
+    async def _look(self, live: Linked) -> None:
         try:
             await live.look()
         except HolderGoneError:
@@ -387,47 +463,50 @@ class Supervisor:
             log.exception("a look at a session failed", extra={"action": "look_failed"})
             await asyncio.sleep(FAILED_LOOK_PAUSE)
 
-    async def _reconnect(self, live: LiveSession) -> bool:
+    async def _reconnect(self, live: Linked) -> bool:
         """False if the holder is gone; a connection may be lost without it."""
         try:
-            terminal = await self._reach(live.session)
+            holder = await self._reach(live.session)
         except Exception:  # the holder may well be there: asked again after a while
             log.exception("not connected again", extra={"action": "reconnect_failed"})
             await asyncio.sleep(FAILED_LOOK_PAUSE)
             return True
-        if terminal is None:
+        if holder is None:
             return False
         log.info("connected again", extra={"action": "reconnected", "session": live.session.id})
-        live.holder = terminal
+        live.connect(holder)
         await asyncio.sleep(TICK)  # or one that is lost over and over would take all the time
         return True
 
     # Ending
 
-    async def _end_tree(self, live: LiveSession, *, politely: bool) -> None:
+    async def _end_tree(self, live: Linked, *, politely: bool) -> None:
         """End claude if asked to, and whatever is left of its tree (9.2)."""
-        holder = live.terminal.hello.holder_pid  # where the orphans of its tree land, too
-        tree = [] if live.terminal.lost else await asyncio.to_thread(processes.descendants, holder)
+        holder = live.holder.hello.holder_pid  # where the orphans of its tree land, too
+        tree = [] if live.holder.lost else await asyncio.to_thread(processes.descendants, holder)
         for signal in ("TERM", "KILL") if politely else ():
-            await self._signal(live.terminal, signal)
+            await self._signal(live.holder, signal)
         await self._end_rest(live.session.id, tree)
 
-    async def _signal(self, terminal: Terminal, signal: str) -> None:
-        if terminal.lost or terminal.exited is not None:
+    async def _signal(self, holder: HolderLink, signal: str) -> None:
+        if holder.lost or holder.exited is not None:
             return
         try:
             async with asyncio.timeout(GRACE):
-                await terminal.signal(signal)
+                await holder.signal(signal)
         except (ClaudedoError, TimeoutError) as error:  # it ended meanwhile, or its holder hangs
             log.info("not signalled: %s", error, extra={"action": "signal"})
-        await _first(terminal.wait_exit(), seconds=GRACE)
+        await _first(holder.wait_exit(), seconds=GRACE)
 
     async def _end_rest(self, session_id: str, tree: Sequence[psutil.Process] = ()) -> None:
         marked = await asyncio.to_thread(processes.of_session, session_id)
         await processes.end({*tree, *marked}, GRACE)
 
-    async def _after(self, live: LiveSession, stop: asyncio.Event) -> LiveSession | None:
+    async def _after(self, live: Linked, stop: asyncio.Event) -> Linked | None:
         """The one place that turns an exit into what happens next; the session if it goes on."""
+        if isinstance(live, OneShotSession):
+            return await self._after_one_shot(live, stop)
+        assert isinstance(live, LiveSession)
         exit_ = live.terminal.exited
         starting = live.session.state is SessionState.STARTING
         if exit_ is None:
@@ -497,8 +576,73 @@ class Supervisor:
         await again.open()
         return again
 
+    # One-shots
+
+    async def _after_one_shot(self, live: OneShotSession, stop: asyncio.Event) -> Linked | None:
+        exit_ = live.holder.exited
+        if exit_ is None:
+            await self._lost(live.session, stop)
+            return None
+        next_ = await _patiently(lambda: live.ended(exit_, stopped=stop.is_set()))
+        if isinstance(next_, Over):
+            await self._verdict(live.session, next_.facts)
+            why = ON_REQUEST if stop.is_set() else "came to its end"
+            await self._finish(live.session, SessionState.STOPPED, why)
+            return None
+        if isinstance(next_, Again):
+            await live.pause(next_)
+            await _first(stop.wait(), seconds=next_.pause)
+            if stop.is_set():
+                raise StoppedError
+        return await self._next_process(live, next_)
+
+    async def _next_process(self, live: OneShotSession, next_: Again | RunCheck) -> Linked:
+        """Another process of the same one-shot, in the same holder and environment."""
+        known = locate(Path(live.session.config_dir), live.session.conversation)
+        session = await self._store.change_session(
+            live.session, transcript=str(known) if known else None
+        )
+        check = isinstance(next_, RunCheck)
+        attempts = live.one_shot.attempts + (0 if check else 1)
+        await announce(self._store, live.place, session, attempts, check=check)
+        if isinstance(next_, RunCheck):
+            argv = list(next_.argv)
+            changes = {"state": SessionState.BUSY, "waiting_for": "running its check"}
+        else:
+            await asyncio.to_thread(_check_alone, session)
+            stream = await self._stream(session)
+            argv = launch.resumed(self._settings, live.task, session, stream)
+            changes = {"state": SessionState.STARTING, "waiting_for": "starting claude"}
+        await live.pipe.respawn(argv, str(launch.workplace(live.task)), {})
+        session = await self._store.change_session(session, pid=live.holder.hello.pid, **changes)
+        following = await self._made(live.task, session, live.holder)
+        await following.open()
+        return following
+
+    async def _verdict(self, session: Session, facts: Facts) -> None:
+        """Tell the queue that a one-shot came to its end; nothing for other sessions."""
+        queue = self._queue
+        if session.one_shot and queue is not None:
+            task = await self._store.task(session.task_id)
+            await _patiently(lambda: queue.verdict(task, facts))
+
+    async def _cut_off(self, session: Session) -> None:
+        """Tell the queue that nobody knows how a one-shot ended; what was tried does not count."""
+        one_shot = await self._store.one_shot(session.task_id)
+        if self._queue is None or one_shot is None:
+            return
+        await self._store.change_one_shot(one_shot, attempts=max(0, one_shot.attempts - 1))
+        await self._queue.requeue(await self._store.task(session.task_id))
+
     async def _lost(self, session: Session, stop: asyncio.Event) -> None:
         """No holder answers: it left word of the end, or it is gone with its terminal."""
+        if session.one_shot:
+            if stop.is_set():
+                raise StoppedError
+            await self._cut_off(session)
+            reason = "it was cut off (a reboot, or its holder was killed) and is queued again"
+            await self._finish(session, SessionState.INTERRUPTED, reason)
+            return
         exit_file = self._settings.session_dir(session.id) / "exit.json"
         word = await asyncio.to_thread(_read_exit, exit_file)
         if stop.is_set():
@@ -534,23 +678,34 @@ class Supervisor:
 
     async def _dismiss_holder(self, socket: Path) -> None:
         try:
-            terminal = await Terminal.connect(socket)
+            holder = await HolderLink.connect(socket)
         except HolderGoneError:
             await asyncio.to_thread(socket.unlink, missing_ok=True)
             return
         except HolderError as error:  # it goes by itself some time after its child
             log.warning("not dismissed: %s", error, extra={"action": "dismiss"})
             return
-        async with terminal:
-            await _first(terminal.wait_exit(), seconds=GRACE)
-            if terminal.exited is not None:
-                await terminal.leave()
+        async with holder:
+            await _first(holder.wait_exit(), seconds=GRACE)
+            if holder.exited is not None:
+                await holder.leave()
 
     async def _close_attempts(self, session: Session) -> None:
         await self._end_rest(session.id)  # or it could still write what is about to be read
         path = session.transcript or locate(Path(session.config_dir), session.conversation)
         transcript = Transcript(Path(path or Path(session.config_dir) / "projects/none"))
         await (await Receipts.load(self._store, session.conversation, transcript)).close()
+
+
+async def _patiently(step: Callable[[], Awaitable[T]]) -> T:
+    """What `step` returns, which stores something; tried for a while (a full disk, say)."""
+    for _ in range(STORE_PATIENCE - 1):
+        try:
+            return await step()
+        except (OSError, sqlite3.Error):
+            log.exception("an end could not be stored", extra={"action": "end_failed"})
+        await asyncio.sleep(FAILED_LOOK_PAUSE)
+    return await step()
 
 
 async def _last_words(live: LiveSession) -> str:
