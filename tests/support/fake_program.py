@@ -11,14 +11,22 @@ _PROGRAM = """\
 #!{python} -IS
 import sys
 sys.path.insert(0, {root!r})
-from tests.support.fake_claude import main
+from tests.support.{module} import main
 sys.exit(main())
 """
 
 
 def make_fake_claude(folder: Path) -> Path:
     """Write the program `fake-claude` into `folder`, which must exist; returns its path."""
-    program = folder / "fake-claude"
-    program.write_text(_PROGRAM.format(python=sys.executable, root=str(ROOT)))
+    return _make(folder / "fake-claude", "fake_claude")
+
+
+def make_fake_print(folder: Path) -> Path:
+    """The same for the stand-in for `claude -p`: `fake-print`."""
+    return _make(folder / "fake-print", "fake_print")
+
+
+def _make(program: Path, module: str) -> Path:
+    program.write_text(_PROGRAM.format(python=sys.executable, root=str(ROOT), module=module))
     program.chmod(0o755)
     return program

@@ -417,10 +417,19 @@ class OneShotSession(Linked):
         """Have it end: its turn is interrupted; what does not end then is killed bit by bit."""
         if self._ending is None:
             self._ending = time.monotonic()
-            gently = [self._interrupt] if self._record.newest.in_turn else []
-            self._steps = [*gently, lambda: self._signal("TERM"), lambda: self._signal("KILL")]
-            if self._record.newest.result is not None and not self.checking:
-                self._steps.insert(0, self._finish)
+            self._steps = [
+                self._ask_to_end,
+                lambda: self._signal("TERM"),
+                lambda: self._signal("KILL"),
+            ]
+
+    async def _ask_to_end(self) -> None:
+        """The gentlest way there is: between turns it may just go."""
+        newest = self._record.newest
+        if newest.in_turn:
+            await self._write(interrupt_line("end"))
+        elif newest.result is None or self.checking:
+            await self._steps.pop(0)()
 
     async def _keep_limits(self) -> None:
         if self._late() or self._is_hopeless() or self._lingers():
@@ -428,7 +437,7 @@ class OneShotSession(Linked):
         if self._ending is None:
             return
         if self._record.newest.result is not None and self._finished_at is None:
-            await self._finish()  # it was interrupted: it may go
+            await self._finish()
         if self._steps and time.monotonic() >= self._ending:
             self._ending = time.monotonic() + GRACE
             await self._steps.pop(0)()
@@ -456,9 +465,6 @@ class OneShotSession(Linked):
         at = self._finished_at
         idle = self._record.newest.result is not None
         return at is not None and idle and time.monotonic() - at > EXIT_PATIENCE
-
-    async def _interrupt(self) -> None:
-        await self._write(interrupt_line("end"))
 
     async def _finish(self) -> None:
         self._finished_at = self._finished_at or time.monotonic()
