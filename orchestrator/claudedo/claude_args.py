@@ -48,6 +48,25 @@ REFUSED: Mapping[str, str] = {
 }
 """What would take the conversation out of our hands, and what to do instead."""
 
+_READS = "claudedo reads what a one-shot prints, in its own form"
+_GIVES = "claudedo gives a one-shot its messages"
+
+REFUSED_OF_ONE_SHOTS: Mapping[str, str] = {
+    **REFUSED,
+    **dict.fromkeys(("-p", "--print"), "claudedo sets it for every one-shot"),
+    **dict.fromkeys(("-r", "--resume", "-c", "--continue"), "`claudedo queue run` resumes it"),
+    **dict.fromkeys(("--output-format", "--verbose", "--include-partial-messages"), _READS),
+    **dict.fromkeys(("--include-hook-events", "--forward-subagent-text"), _READS),
+    **dict.fromkeys(("--input-format", "--replay-user-messages"), _GIVES),
+    **dict.fromkeys(
+        ("--permission-prompt-tool", "--permission-prompts"), "its asks are claudedo's"
+    ),
+    **dict.fromkeys(("--remote-control", "--ide"), "nobody sits at a one-shot"),
+    "--max-budget-usd": "say it with --budget, or as `budget` in the task file",
+    "--no-session-persistence": "claudedo reads what a session keeps",
+}
+"""The same for a one-shot, whose streams are ours, too."""
+
 # How many values an option takes, as the help of the CLI says (2.1.197 and 2.1.330): exactly one,
 # whatever it looks like; one and then all up to the next option; or one that may be left out.
 # What is not here takes none, so that a word behind it counts as standing alone.
@@ -126,6 +145,15 @@ def check(arguments: Sequence[str]) -> None:
     for option in walk(arguments):
         if reason := REFUSED.get(option.name):
             raise UsageError(f"{option.name} cannot be given to claude: {reason}.")
+
+
+def check_for_one_shot(arguments: Sequence[str]) -> None:
+    """Raise `UsageError` for the first argument that a one-shot cannot take, by its name."""
+    for option in walk(arguments):
+        if reason := REFUSED_OF_ONE_SHOTS.get(option.name):
+            raise UsageError(f"{option.name} cannot be given to claude: {reason}.")
+        if not option.name:
+            raise UsageError(f"{option.values[0]!r} is no option of claude; see PROMPT, `prompt`.")
 
 
 def check_from_file(arguments: Sequence[str]) -> None:

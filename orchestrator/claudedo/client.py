@@ -232,6 +232,47 @@ class WorkerClient:
         """`{"lines", "next", "ended"}`: the conversation after line `after`."""
         return self._object("GET", _task_path(task, "log"), query={"after": after}, again=True)
 
+    # One-shots
+
+    def add_one_shots(self, order: Json) -> list[Json]:
+        """Put tasks into the queue (docs/architecture.md, `POST /api/queue`): all, or none."""
+        answer = self._call("POST", "/api/queue", order, timeout=LONG_SECONDS)
+        return list(answer)
+
+    def one_shots(self, workspace: str | None = None, cwd: str | None = None) -> list[Json]:
+        """The list of `queue ls --json`, in the order in which they were added.
+
+        `cwd`: those of the workspace that this folder belongs to; of all where it belongs to none.
+        """
+        return self._list("GET", "/api/queue", query={"workspace": workspace, "cwd": cwd})
+
+    def begin_one_shots(self, order: Json) -> Json:
+        """`{"begun", "tasks"}`: begin what is ready (docs/architecture.md, `POST /api/queue/next`).
+
+        Raises `UntrustedError` when a repository was never trusted; nothing is begun then.
+        """
+        path = "/api/queue/next"
+        return self._object("POST", path, order, again=True, timeout=LONG_SECONDS)
+
+    def cancel_one_shots(self, tasks: Sequence[str], *, requeue: bool = False) -> list[Json]:
+        """End what runs of them, take out what waits; `requeue`: what runs goes on later.
+
+        Returns them as they are now.
+        """
+        order = {"tasks": list(tasks), "requeue": requeue}
+        path = "/api/queue/cancel"
+        return list(self._call("POST", path, order, again=True, timeout=LONG_SECONDS))
+
+    def queue_again(self, tasks: Sequence[str]) -> list[Json]:
+        """Let ended ones wait for their turn again. Raises `ConflictError` for one that is done."""
+        order = {"tasks": list(tasks)}
+        return list(self._call("POST", "/api/queue/again", order, again=True))
+
+    def report(self, task: str) -> Json:
+        """A one-shot with all that its artifacts are made of."""
+        path = f"/api/queue/{quote(task, safe='')}/report"
+        return self._object("GET", path, again=True)
+
     # Workspaces
 
     def workspaces(self) -> list[Json]:

@@ -140,10 +140,12 @@ class Queue:
             repository = await git.discover(directory)
             if section.base and await git.commit(repository.top, section.base) is None:
                 raise UsageError(f"base: there is no commit {section.base!r} in {repository.main}.")
+            claude_args.check_for_one_shot(section.args)
             args = claude_args.settled(section.args, source, repository.main)
         except ClaudedoError as error:
             raise UsageError(f"tasks.{name}: {error}") from error
         intent = Intent(repository=repository, section=section, launch_args=args)
+        claude_args.check_for_one_shot(addition.claude_args)
         given = claude_args.anchored(addition.claude_args, Path(addition.cwd))
         launch.split_arguments(given, Path(addition.cwd))
         own = await self._workspace_of(repository.main)

@@ -24,7 +24,9 @@ from claudedo.cli import (
     finish,
     message,
     page,
+    queue,
     render,
+    run,
     start,
     task,
     terminal,
@@ -117,6 +119,7 @@ app = typer.Typer(
 for group in (
     start,
     adopt,
+    run,
     task,
     terminal,
     ask,
@@ -129,6 +132,7 @@ for group in (
     uninstall,
 ):
     app.add_typer(group.app)
+app.add_typer(queue.app, name="queue", rich_help_panel="Sessions")
 app.add_typer(worker.app, name="worker", rich_help_panel="Service")
 app.add_typer(token.app, name="token", rich_help_panel="Service")
 app.add_typer(workspace.app, name="workspace", rich_help_panel="Service")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
+from typing import Any
 
 from claudedo.errors import ClaudedoError
+from claudedo.model import RunExit
 
 
 class Exit(IntEnum):
@@ -46,3 +49,18 @@ def common(statuses: list[Exit]) -> Exit:
     if not failures:
         return Exit.DONE
     return failures.pop() if len(failures) == 1 else Exit.FAILED
+
+
+def of_run(tasks: Sequence[Mapping[str, Any]]) -> int:
+    """The status of a run of one-shots (elements of `queue run --json`).
+
+    `DONE`, or the one that all failures share, else `FAILED`. One that was skipped is no failure of
+    its own beside the one that it is skipped for; one without a verdict is `FAILED`.
+    """
+    exits = {Exit.FAILED if one["exit"] is None else int(one["exit"]) for one in tasks}
+    exits -= {Exit.DONE}
+    if exits != {RunExit.SKIPPED}:
+        exits -= {RunExit.SKIPPED}
+    if not exits:
+        return Exit.DONE
+    return exits.pop() if len(exits) == 1 else Exit.FAILED

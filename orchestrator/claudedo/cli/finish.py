@@ -52,7 +52,7 @@ def diff(
     found = client.changes(task["id"])
     what = [found["base"], *filter(None, [found["head"]]), "--", *options.rest(context)]
     looks = [*(["--stat"] if stat else []), *_looks()]
-    with _index_with(found) as env:
+    with index_with(found) as env:
         if json_output:
             render.as_json(_counts(what, found["directory"], env))
             return
@@ -228,7 +228,7 @@ def _looks() -> list[str]:
 
 
 @contextmanager
-def _index_with(found: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+def index_with(found: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     """An environment in which git knows the untracked files, too; the real index stays as it is."""
     env = _own_environment() | {"GIT_OPTIONAL_LOCKS": "0"}
     names = [name for name in found["untracked"] if not name.endswith("/")]

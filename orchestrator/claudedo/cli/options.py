@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,6 +42,77 @@ PermissionMode = Annotated[
     str | None, typer.Option(metavar="M", help="Default: permissions.defaultMode of your settings.")
 ]
 Model = Annotated[str | None, typer.Option(metavar="M", help="The model to use.")]
+
+# Of one-shots: what a task is to be
+
+OneShotName = Annotated[
+    str | None, typer.Option(metavar="N", help="What to call it; by omission its first words.")
+]
+Check = Annotated[
+    str | None,
+    typer.Option(metavar="CMD", help="A shell command, run in its worktree, that must succeed."),
+]
+Needs = Annotated[
+    list[str] | None,
+    typer.Option(metavar="T,…", help="Tasks that must be done before; it begins with their work."),
+]
+TimeLimit = Annotated[
+    float | None, typer.Option(metavar="S", help="How many seconds it may take, retries included.")
+]
+Budget = Annotated[
+    float | None, typer.Option(metavar="USD", help="How many US dollars it may spend.")
+]
+Retries = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="How often to try again when the API or claude fails (2)."),
+]
+Base = Annotated[
+    str | None, typer.Option(metavar="REF", help="Begin its branch here instead of at HEAD.")
+]
+
+# Of one-shots: what counts as failed, and what is left of a run
+
+FailOnUnread = Annotated[
+    bool, typer.Option("--fail-on-unread", help="A task that leaves mail unread failed (14).")
+]
+AllowDenied = Annotated[
+    bool,
+    typer.Option("--allow-denied", help="A task that was denied a tool can still be good."),
+]
+AskTimeout = Annotated[
+    float | None,
+    typer.Option(
+        metavar="S",
+        min=0,
+        max=86_400,
+        help="How many seconds a task waits when it asks for permission: 300 on a terminal, "
+        "else 0. `claudedo next` answers it.",
+        show_default=False,
+    ),
+]
+
+
+class AskDefault(StrEnum):
+    """What a session is told that asked when nobody answered in time."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+
+
+AskAnswer = Annotated[
+    AskDefault, typer.Option("--ask-default", help="The answer when that time is over.")
+]
+Junit = Annotated[
+    Path | None, typer.Option(metavar="F", help="Write the verdicts as JUnit XML into this file.")
+]
+Artifacts = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Keep prompt, transcript, result and patch of each here."),
+]
+Summary = Annotated[
+    Path | None, typer.Option(metavar="F", help="Write a summary as Markdown into this file.")
+]
+Push = Annotated[bool, typer.Option("--push", help="Push the branches of the tasks that are done.")]
 
 _REST = "claudedo.rest"
 _ALIKE = 2  # names that are offered for one that there is not

@@ -112,7 +112,10 @@ OPERATIONS: Mapping[str, Operation] = {
     "POST /api/start": Operation(gives=shapes.Started, takes=StartRequest),
     "GET /api/queue": Operation(
         gives=list[shapes.OneShot],
-        parameters=(_query("workspace", str, "Only those of the workspace of this name."),),
+        parameters=(
+            _query("workspace", str, "Only those of the workspace of this name or id."),
+            _query("cwd", str, "Only those of the workspace of this folder, if it has one."),
+        ),
     ),
     "POST /api/queue": Operation(gives=list[shapes.OneShot], takes=shapes.NewOneShots),
     "POST /api/queue/next": Operation(gives=shapes.Begun, takes=shapes.QueueTurn),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from claudedo import protocol, task_file
-from claudedo.errors import NotFoundError, UsageError
+from claudedo.errors import NotFoundError, RefusedError, UsageError
 from claudedo.model import OneShot, Rules, Task
+from claudedo_worker import git
 from claudedo_worker.api.context import Context, task_of
 from claudedo_worker.api.decode import (
     body_of,
@@ -48,9 +50,28 @@ async def add_one_shots(context: Context, request: Request) -> Response:
 
 async def list_queue(context: Context, request: Request) -> Response:
     """The one-shot tasks, in the order in which they were added."""
-    wanted = request.query_params.get("workspace")
-    shown = await _shown(context)
-    return JSONResponse([one for one in shown if wanted in (None, one["workspace"])])
+    query = request.query_params
+    return JSONResponse(
+        await _shown(
+            context, workspace=await _near(context, query.get("workspace"), query.get("cwd"))
+        )
+    )
+
+
+async def _near(context: Context, named: str | None, cwd: str | None) -> str | None:
+    """The id of the workspace that is named, or that `cwd` belongs to; None: all.
+
+    Empty for a repository that has none yet.
+    """
+    if named:
+        return (await context.store.find_workspace(named)).id
+    if not cwd:
+        return None
+    try:
+        main = (await git.discover(Path(cwd))).main
+    except (NotFoundError, RefusedError):
+        return None
+    return next((w.id for w in await context.store.workspaces() if w.root == str(main)), "")
 
 
 async def next_in_queue(context: Context, request: Request) -> Response:
