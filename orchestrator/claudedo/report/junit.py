@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 from claudedo.model import QueueStatus, RunExit
 
 LONGEST = 100_000
-"""Characters of a result that are told; the artifacts have all of it."""
+"""Characters of a text that are told; the artifacts have all of a result."""
 
 _FORBIDDEN = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 cannot hold, not even escaped."""
@@ -93,7 +93,6 @@ def _said(one: Mapping[str, Any]) -> str:
 
 def _clean(text: str) -> str:
     """`text` without what XML cannot hold, and cut where it is too long to be read there."""
-    kept = _FORBIDDEN.sub("\ufffd", text)
-    if len(kept) <= LONGEST:
-        return kept
-    return f"{kept[:LONGEST]}\n[{len(kept) - LONGEST:,} characters more in the artifacts]"
+    kept = _FORBIDDEN.sub("\ufffd", text[:LONGEST])
+    more = len(text) - LONGEST
+    return kept if more <= 0 else f"{kept}\n[{more:,} characters more]"

@@ -5,16 +5,20 @@ What tasks and sessions say is a stranger's text: it is shown letter by letter, 
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from claudedo.model import QueueStatus, RunExit
+from claudedo.report.markdown import fenced, plain
 
 LONGEST = 4_000
 """Characters of a result that are shown; the artifacts have all of it."""
 
+LARGEST = 900_000
+"""Bytes of the whole: GitHub shows nothing of a step's summary above 1 MiB."""
+
+_LISTED = 20  # denied tools, or messages, of one task
 _MARKS = {
     QueueStatus.COMPLETED: "✅",
     QueueStatus.REJECTED: "❌",
@@ -22,19 +26,18 @@ _MARKS = {
     QueueStatus.SKIPPED: "⏭️",
     QueueStatus.CANCELLED: "🚫",
 }
-_MARKUP = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~@:&])")
 
 
 def render(shown: Sequence[Mapping[str, Any]]) -> str:
     """The whole text. `shown` are elements of `queue run --json`."""
-    rows = [
-        "| task | status | exit | time | cost | reason |",
-        "|---|---|---:|---:|---:|---|",
-        *(_row(one) for one in shown),
-    ]
-    parts = [f"## claudedo: {headline(shown)}", "\n".join(rows)] if shown else ["No tasks."]
-    parts += [_details(one) for one in shown if one["exit"] not in (None, RunExit.DONE)]
-    return "\n\n".join(parts) + "\n"
+    if not shown:
+        return "No tasks.\n"
+    table = ["| task | status | exit | time | cost | reason |", "|---|---|---:|---:|---:|---|"]
+    wrong = [one for one in shown if one["exit"] not in (None, RunExit.DONE)]
+    text, whole = _bounded(f"## claudedo: {headline(shown)}\n\n" + "\n".join(table), _rows(shown))
+    if whole:
+        text, whole = _bounded(text, (f"\n\n{_details(one)}" for one in wrong))
+    return text + ("\n" if whole else "\n\nThere is more than fits here.\n")
 
 
 def headline(shown: Sequence[Mapping[str, Any]]) -> str:
@@ -45,31 +48,35 @@ def headline(shown: Sequence[Mapping[str, Any]]) -> str:
     return ", ".join([*words, *([f"${sum(priced):.2f}"] if priced else [])]) or "no tasks"
 
 
-def _row(one: Mapping[str, Any]) -> str:
-    cost = "" if one["cost_usd"] is None else f"${one['cost_usd']:.2f}"
-    exit_ = "" if one["exit"] is None else str(one["exit"])
-    status = f"{_MARKS.get(one['status'], '…')} {one['status']}"
-    cells = [plain(one["name"]), status, exit_, f"{one['seconds']:.1f} s", cost]
-    return f"| {' | '.join([*cells, plain(one['reason'] or '')])} |"
+def _bounded(text: str, parts: Iterator[str]) -> tuple[str, bool]:
+    """`text` with as many of the parts as there is room for, and whether those are all."""
+    kept, room = [text], LARGEST - len(text.encode())
+    for part in parts:
+        room -= len(part.encode(errors="replace"))
+        if room < 0:
+            return "".join(kept), False
+        kept.append(part)
+    return "".join(kept), True
+
+
+def _rows(shown: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for one in shown:
+        cost = "" if one["cost_usd"] is None else f"${one['cost_usd']:.2f}"
+        exit_ = "" if one["exit"] is None else str(one["exit"])
+        status = f"{_MARKS.get(one['status'], '…')} {one['status']}"
+        cells = [plain(one["name"]), status, exit_, f"{one['seconds']:.1f} s", cost]
+        yield f"\n| {' | '.join([*cells, plain(one['reason'] or '')])} |"
 
 
 def _details(one: Mapping[str, Any]) -> str:
-    told = [f"### {plain(one['name'])}: {one['status']}", plain(one["reason"] or "")]
-    told += [f"- denied: {plain(denial)}" for denial in one["denials"]]
-    told += [f"- not read: {plain(message)}" for message in one["unread"]]
+    told = [f"### {plain(one['name'])}: {one['status']}", "", plain(one["reason"] or ""), ""]
+    told += _listed("denied", one["denials"])
+    told += _listed("not read", one["unread"])
     if one["result"]:
-        told.append(f"\n{fenced(one['result'])}")
-    return "\n".join(told)
+        told += ["", fenced(one["result"], LONGEST)]
+    return "\n".join(told).rstrip("\n")
 
 
-def plain(text: str) -> str:
-    """`text` on one line, in which nothing is markup."""
-    return _MARKUP.sub(r"\\\1", " ".join(text.split()))
-
-
-def fenced(text: str) -> str:
-    """`text` as it is, in a fence that nothing in it can close."""
-    shown = text if len(text) <= LONGEST else f"{text[:LONGEST]}\n[more in the artifacts]"
-    ticks = max((len(run) for run in re.findall(r"`+", shown)), default=0)
-    fence = "`" * max(3, ticks + 1)
-    return f"{fence}text\n{shown}\n{fence}"
+def _listed(what: str, lines: Sequence[str]) -> list[str]:
+    more = [f"- and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else []
+    return [*(f"- {what}: {plain(line)}" for line in lines[:_LISTED]), *more]
