@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from claudedo import settings
-from claudedo.errors import ClaudedoError, ConflictError, NotFoundError, UsageError
+from claudedo.errors import ClaudedoError, ConflictError, NotFoundError, UntrustedError, UsageError
 from claudedo.model import (
     QueueStatus,
     Rules,
@@ -22,6 +22,7 @@ from claudedo.model import (
     Task,
     TaskStatus,
     Transport,
+    Workspace,
 )
 from claudedo.task_file import parse
 from claudedo_worker.attachments import Attachments
@@ -30,9 +31,10 @@ from claudedo_worker.judge import Denial, Facts
 from claudedo_worker.mailbox import Mailbox
 from claudedo_worker.queue import Addition, Queue, Turn
 from claudedo_worker.store import Store
+from claudedo_worker.tasks import Tasks
 from claudedo_worker.threads import Threads, session_of
 from tests.support.own_git import own_git
-from tests.support.records import a_session, an_attempt
+from tests.support.records import a_session, a_task, an_attempt
 from tests.support.repository import a_repository, git
 
 pytestmark = pytest.mark.anyio
@@ -130,6 +132,8 @@ async def deliver(store: Store, task: Task) -> None:
     await store.confirm(await store.add_attempt(attempt))
     await store.change_session(session, state=SessionState.STOPPED)
 
+
+WORKSPACE = Workspace(id="w_1", name="shop", root="/shop", created_at="2026-01-01")
 
 CHAIN = """
 [tasks.build]
@@ -361,3 +365,15 @@ async def test_json_that_names_a_task_twice_is_refused() -> None:
 
 def test_every_status_is_over_or_not() -> None:
     assert [s for s in QueueStatus if not s.over] == [QueueStatus.QUEUED, QueueStatus.RUNNING]
+
+
+async def test_trust_said_for_a_task_once_holds_for_its_later_runs(tmp_path: Path) -> None:
+    untrusted = a_task(WORKSPACE, repo=str(tmp_path))
+    env = {"HOME": str(tmp_path)}
+    none: Any = None
+    tasks = Tasks(settings.load(env), none, none, none, none)
+    with pytest.raises(UntrustedError):
+        await tasks.check_trust([untrusted], env, trust=False)
+    await tasks.check_trust([untrusted], env, trust=True)
+    trusted = replace(untrusted, launch=replace(untrusted.launch, trust=True))
+    await tasks.check_trust([trusted], env, trust=False)

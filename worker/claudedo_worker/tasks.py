@@ -258,7 +258,9 @@ class Tasks:
         claude = await claude_binary.find(self._settings.claude, environ)
         async with self._starting, self._turn(task):
             task = await self._store.task(task.id)
-            _check_trust(request, [_of_one_shot(task)])
+            await self.check_trust([task], environ, trust=trust)
+            if trust and not task.launch.trust:  # no dialog will ask, nor keep the answer
+                task = await self._store.change_task(task, launch=replace(task.launch, trust=True))
             if task.worktree is None:
                 plan, task = await self._first_place(task, base)
                 await self._launch(task, plan, request, claude, one_shot=True)
@@ -270,9 +272,12 @@ class Tasks:
     async def check_trust(
         self, tasks: Sequence[Task], environ: Mapping[str, str], *, trust: bool
     ) -> None:
-        """Raise `UntrustedError` naming the repositories of one-shots that nobody trusted."""
+        """Raise `UntrustedError` naming the repositories of one-shots that nobody trusted.
+
+        What was said for a task once holds for all its runs.
+        """
         request = StartRequest(cwd=".", tasks=(), env=environ, trust=trust)
-        _check_trust(request, [_of_one_shot(task) for task in tasks])
+        _check_trust(request, [_of_one_shot(task) for task in tasks if not task.launch.trust])
 
     async def _first_place(self, task: Task, base: str | None) -> tuple[WorktreePlan, Task]:
         """A worktree and a branch for a one-shot that has none; kept in its record."""
