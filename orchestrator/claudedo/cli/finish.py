@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from claudedo import own_git
 from claudedo.cli import options, render
 from claudedo.cli.exits import Exit
 from claudedo.errors import ClaudedoError, NotFoundError, RefusedError, UsageError
@@ -94,7 +95,7 @@ def execute(
             f"The folder of {task['name']} is not there; "
             f"`claudedo restart {task['name']}` makes it again."
         )
-    _become(words, folder, _own_environment() | client.variables(task["id"]))
+    _become(words, folder, own_git.environment() | client.variables(task["id"]))
 
 
 @app.command(rich_help_panel="Sessions")
@@ -154,7 +155,9 @@ def _check_words(*, squash: bool, commit: bool, message: str | None, pr: bool) -
 
 def _counts(what: list[str], folder: str, env: Mapping[str, str]) -> list[dict[str, Any]]:
     """Each changed file with its added and deleted lines; null for one that is not text."""
-    told = _answer("git", "diff", "--numstat", "--no-renames", "-z", *what, cwd=folder, env=env)
+    told = own_git.answer(
+        "git", "diff", "--numstat", "--no-renames", "-z", *what, cwd=folder, env=env
+    )
     if told is None:
         raise ClaudedoError(f"git cannot tell what changed in {folder}.")
     files = [entry.split("\t", 2) for entry in told.split("\0") if entry]
@@ -177,10 +180,10 @@ def _propose(client: WorkerClient, task: dict[str, Any], order: dict[str, Any]) 
             "--pr needs GitHub's `gh`, which is not in PATH (https://cli.github.com). "
             f"`git -C {task['worktree']} push -u REMOTE {task['branch']}` pushes without it."
         )
-    remote = _remote(client.task(task["id"])["repo"] or ".")
+    remote = own_git.remote_of(client.task(task["id"])["repo"] or ".")
     made = client.propose(task["id"], order)
     place, branch = made["directory"], made["branch"]
-    known = _answer("gh", *_list_of(branch, made["into"]), cwd=place)
+    known = own_git.answer("gh", *_list_of(branch, made["into"]), cwd=place)
     if known is None:
         raise ClaudedoError("`gh` could not look for pull requests; nothing was pushed.")
     if _wait(
@@ -200,23 +203,6 @@ def _list_of(branch: str, into: str) -> tuple[str, ...]:
     return ("pr", "list", *which, "--json", "url", "--jq", ".[].url")
 
 
-def _remote(folder: str) -> str:
-    """Where to push: `remote.pushDefault`, the only remote, or `origin`."""
-    if chosen := _answer("git", "config", "--get", "remote.pushDefault", cwd=folder):
-        return chosen
-    remotes = (_answer("git", "remote", cwd=folder) or "").split()
-    if not remotes:
-        raise RefusedError(
-            f"The repository of {folder} has no remote to push to; see `git remote`."
-        )
-    if len(remotes) > 1 and "origin" not in remotes:
-        raise RefusedError(
-            f"There are several remotes ({', '.join(remotes)}); choose one: "
-            "`git config remote.pushDefault NAME`."
-        )
-    return remotes[0] if len(remotes) == 1 else "origin"
-
-
 # Other programs
 
 
@@ -230,7 +216,7 @@ def _looks() -> list[str]:
 @contextmanager
 def index_with(found: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     """An environment in which git knows the untracked files, too; the real index stays as it is."""
-    env = _own_environment() | {"GIT_OPTIONAL_LOCKS": "0"}
+    env = own_git.environment() | {"GIT_OPTIONAL_LOCKS": "0"}
     names = [name for name in found["untracked"] if not name.endswith("/")]
     for name in set(found["untracked"]) - set(names):
         render.note(f"{render.line(name)} is a repository of its own and not shown.")
@@ -238,7 +224,9 @@ def index_with(found: Mapping[str, Any]) -> Iterator[dict[str, str]]:
         yield env
         return
     place = found["directory"]
-    index = _answer("git", "rev-parse", "--path-format=absolute", "--git-path", "index", cwd=place)
+    index = own_git.answer(
+        "git", "rev-parse", "--path-format=absolute", "--git-path", "index", cwd=place
+    )
     with tempfile.TemporaryDirectory(prefix="claudedo-diff-") as folder:
         env["GIT_INDEX_FILE"] = str(Path(folder, "index"))
         if index and Path(index).exists():
@@ -254,28 +242,6 @@ def index_with(found: Mapping[str, Any]) -> Iterator[dict[str, str]]:
         yield env
 
 
-def _own_environment() -> dict[str, str]:
-    """This shell's environment without what ties git to another repository, as in a git hook."""
-    kept = ("GIT_CONFIG_COUNT", "GIT_CONFIG_PARAMETERS")  # the person's own `git -c`
-    tied = (_answer("git", "rev-parse", "--local-env-vars", cwd="/") or "").split()
-    return {key: value for key, value in os.environ.items() if key in kept or key not in tied}
-
-
-def _answer(
-    program: str, *arguments: str, cwd: str, env: Mapping[str, str] | None = None
-) -> str | None:
-    """What a program prints, without the last newline; None if it fails."""
-    if env is None and "--local-env-vars" not in arguments:
-        env = _own_environment()
-    try:
-        done = subprocess.run(
-            [program, *arguments], cwd=cwd, env=env, stdout=subprocess.PIPE, check=False
-        )
-    except OSError as error:
-        raise ClaudedoError(f"{program} cannot be run: {error.strerror}.") from error
-    return os.fsdecode(done.stdout).rstrip("\n") if done.returncode == 0 else None
-
-
 def _wait(
     program: str,
     *arguments: str,
@@ -288,7 +254,7 @@ def _wait(
         running = subprocess.Popen(
             [program, *arguments],
             cwd=cwd,
-            env=env or _own_environment(),
+            env=env or own_git.environment(),
             stdout=2 if notes else None,
         )
     except OSError as error:
