@@ -93,12 +93,11 @@ class Table(Silent):
     def show(self, tasks: Sequence[Json], asks: Mapping[str, str]) -> None:
         rows = [self._row(task, asks.get(task["task"])) for task in tasks]
         room = max(1, render.console(notes=True).height - _AROUND)
-        left = ""
         if len(rows) > room:
             kept = sorted(range(len(rows)), key=lambda at: _place(tasks[at]))[:room]
-            left = f"and {len(rows) - room} more"
+            more = render.Cell(f"and {len(rows) - room} more", "dim")
             rows = [rows[at] for at in sorted(kept)]
-        rows += [[render.Cell(left, "dim"), *[render.Cell("")] * (len(_LIVE) - 1)]] if left else []
+            rows.append([more, *[render.Cell("")] * (len(_LIVE) - 1)])
         self._draw(render.rich_table(_LIVE, render.shortened(_LIVE, rows, (1,))))
 
     def _row(self, task: Json, ask: str | None) -> list[render.Cell]:
@@ -113,7 +112,7 @@ class Table(Silent):
             render.Cell(task["name"], "bold"),
             render.Cell(now, style),
             render.Cell(f"{self._seconds(task):.0f}" if task["started_at"] else ""),
-            render.Cell(_cost(task)),
+            render.Cell(_cost(task) if task["seconds"] else ""),  # of processes that ended
             render.Cell(tries),
         ]
 
@@ -134,10 +133,10 @@ class Table(Silent):
 _LIVE = ("NAME", "NOW", "SECONDS", "COST", "TRIES")
 
 
-def _place(task: Json) -> tuple[int, str]:
+def _place(task: Json) -> int:
     """What is looked at first where there is no room for all."""
     status = QueueStatus(task["status"])
-    return (_ORDER.index(status) if status in _ORDER else len(_ORDER), "")
+    return _ORDER.index(status) if status in _ORDER else len(_ORDER)
 
 
 @contextmanager
@@ -196,7 +195,8 @@ def _about(task: Json) -> str:
 
 
 def _facts(task: Json) -> Iterator[tuple[str, str]]:
-    told = {"reason": task["reason"], "branch": task["branch"], "session": task["session_id"]}
+    reason = task["reason"] if task["exit"] else None
+    told = {"reason": reason, "branch": task["branch"], "session": task["session_id"]}
     yield from ((key, str(value)) for key, value in told.items() if value)
     yield from (("denied", denial) for denial in task["denials"])
     yield from (("not read", message) for message in task["unread"])
