@@ -140,7 +140,7 @@ class Stream:
 
     @property
     def flags(self) -> list[str]:
-        limit = [] if self.budget is None else ["--max-budget-usd", f"{self.budget:.6f}"]
+        limit = [] if self.budget is None else ["--max-budget-usd", f"{max(self.budget, 1e-6):.6f}"]
         return [*STREAMS, *limit]
 
 

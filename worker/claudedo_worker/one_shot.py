@@ -46,6 +46,7 @@ from claudedo_worker.stream_asks import StreamAsks
 from claudedo_worker.stream_courier import WRITE_PATIENCE, StreamCourier
 from claudedo_worker.stream_json import (
     Answered,
+    Background,
     Began,
     Cancelled,
     Echo,
@@ -67,6 +68,9 @@ GRACE = 5.0
 
 BACKGROUND_PATIENCE = 600.0
 """Seconds for which work beside the turns may go on after the last of them."""
+
+NEWS_PATIENCE = 2.0
+"""Seconds within which a turn begins that tells the model of the end of such work."""
 
 EXIT_PATIENCE = 60.0
 """Seconds from the end of the input to the end of a process that has nothing more to do."""
@@ -98,6 +102,7 @@ class Again:
     """Another process goes on with the conversation, after a pause in seconds."""
 
     pause: float
+    attempt: int  # its number
     why: str
 
 
@@ -231,6 +236,7 @@ class OneShotSession(Linked):
         self._steps: list[Callable[[], Awaitable[None]]] = []
         self._finished_at: float | None = None  # the end of its input
         self._over_at: float | None = None  # when its last turn ended
+        self._news_until: float | None = None  # when the turn that tells of it has begun
         self._act_at = 0.0
         self._unheeded: deque[Event] = deque()
         self._person_at = 0.0  # when it was last looked what a person is to decide
@@ -261,6 +267,8 @@ class OneShotSession(Linked):
     async def open(self) -> None:
         """Read what there is of it, and take up what was offered to it before."""
         self._record.take(await asyncio.to_thread(self._output.read))
+        if not self._record.processes:  # somebody removed the file
+            self._record.take([self._began_unseen()])
         known = self.session.transcript or _text(self._located())
         receipts = await self._receipts(self.session.conversation, known)
         newest = self._record.newest
@@ -277,6 +285,15 @@ class OneShotSession(Linked):
             begun=newest.was_in_turn,
         )
         await self.asks.load(newest.waiting.values())
+
+    def _began_unseen(self) -> Began:
+        return Began(
+            attempt=max(1, self.one_shot.attempts),
+            session=self.session.id,
+            at=self.holder.hello.started_at,
+            check=self.one_shot.checking,
+            resumes=self.session.transcript is not None,
+        )
 
     async def close(self) -> None:
         """The process is gone: what its transcript does not show did not happen."""
@@ -330,7 +347,9 @@ class OneShotSession(Linked):
         match event:
             case Init():
                 self.courier.begin()
-                self._over_at = None
+                self._over_at = self._news_until = None
+            case Background(runs=False) if self._record.newest.result is not None:
+                self._news_until = time.monotonic() + NEWS_PATIENCE
             case Echo():
                 await self.courier.echoed({event.uuid})
             case Permission():
@@ -371,8 +390,10 @@ class OneShotSession(Linked):
 
     def _works_beside(self, process: Process) -> bool:
         """True while something runs whose end would start a turn by itself (34.5)."""
-        waited = time.monotonic() - (self._over_at or 0.0)
-        return bool(process.background) and waited < BACKGROUND_PATIENCE
+        at = time.monotonic()
+        if self._news_until is not None and at < self._news_until:
+            return True
+        return bool(process.background) and at - (self._over_at or 0.0) < BACKGROUND_PATIENCE
 
     async def _awaits_person(self) -> bool:
         """True while it may still be answered what it made a task of for a person.
@@ -489,8 +510,8 @@ class OneShotSession(Linked):
     async def ended(self, exit_: Exit, *, stopped: bool) -> Next:
         """What comes after the end of its process. The same whenever it is asked."""
         newest = self._record.newest
-        if newest.began.at > exit_.at:  # a worker was killed before it could start that one
-            return self._as_before(newest)
+        if newest.began.at > self.holder.hello.started_at:
+            return self._as_before(newest)  # a worker was killed before it could start that one
         await self._settle_accounts(exit_)
         process = self._record.session
         assert process is not None
@@ -515,7 +536,7 @@ class OneShotSession(Linked):
     def _as_before(self, newest: Process) -> Next:
         if newest.began.check:
             return RunCheck(argv=self._check_argv())
-        return Again(pause=0.0, why="its worker was killed")
+        return Again(pause=0.0, attempt=newest.began.attempt, why="its worker was killed")
 
     async def _settle_accounts(self, exit_: Exit) -> None:
         """Count what the process took, once: the file says whether that was done."""
@@ -586,11 +607,12 @@ class OneShotSession(Linked):
             return None
         if self.one_shot.not_before:  # another worker was waiting
             at = datetime.fromisoformat(self.one_shot.not_before)
-            return Again(pause=max(0.0, (at - datetime.now(UTC)).total_seconds()), why=why)
+            left = max(0.0, (at - datetime.now(UTC)).total_seconds())
+            return Again(pause=left, attempt=done + 1, why=why)
         pause = min(FIRST_PAUSE * 2 ** (done - 1), LONGEST_PAUSE) * random.uniform(0.8, 1.2)
         if reset is not None:
             pause = max(pause, (reset - datetime.now(UTC)).total_seconds() + RESET_MARGIN)
-        return Again(pause=pause, why=why)
+        return Again(pause=pause, attempt=done + 1, why=why)
 
     async def _after_work(self, code: int) -> Next:
         process = self._record.session

@@ -603,8 +603,8 @@ class Supervisor:
             live.session, transcript=str(known) if known else None
         )
         check = isinstance(next_, RunCheck)
-        attempts = live.one_shot.attempts + (0 if check else 1)
-        await announce(self._store, live.place, session, attempts, check=check)
+        attempt = next_.attempt if isinstance(next_, Again) else live.one_shot.attempts
+        await announce(self._store, live.place, session, attempt, check=check)
         if isinstance(next_, RunCheck):
             argv = list(next_.argv)
             changes = {"state": SessionState.BUSY, "waiting_for": "running its check"}
