@@ -148,7 +148,9 @@ def run(
     ask_default: options.AskAnswer = options.AskDefault.DENY,
     trust: options.Trust = False,
     junit: options.Junit = None,
+    artifacts: options.Artifacts = None,
     summary: options.Summary = None,
+    push: options.Push = False,
     json_output: options.AsJson = False,
     quiet: options.Quiet = False,
     workspace: options.InWorkspace = None,
@@ -166,7 +168,7 @@ def run(
 
     Example: claudedo queue run --jobs 4 --junit report.xml
     """
-    reports = queue_reports.Reports(junit=junit, summary=summary)
+    reports = queue_reports.Reports(junit=junit, artifacts=artifacts, summary=summary, push=push)
     reports.check()
     wishes = Wishes(
         rules=rules(fail_on_unread, allow_denied, ask_timeout, ask_default), jobs=jobs, trust=trust
@@ -241,7 +243,8 @@ def follow(
     interrupted = False
     wrong: list[str] = []
     with Interrupts() as interrupts:
-        run = Run(client, chosen, wishes, interrupts)
+        keeping = queue_reports.Keeping(client, reports, wrong)
+        run = Run(client, chosen, wishes, interrupts, keeping.ended)
         try:
             run.begin()
             with queue_progress.progress(quiet or not run.tasks) as progress:
@@ -249,6 +252,8 @@ def follow(
         except KeyboardInterrupt:
             interrupted = True
             put_back(run)
+        else:
+            keeping.pushed(run.tasks)
         if run.tasks:
             wrong += reports.write(run.tasks)
     _say_failures(client, run, reports)

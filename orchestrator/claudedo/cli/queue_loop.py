@@ -81,7 +81,7 @@ class Run:
     chosen: Chosen
     wishes: Wishes
     interrupts: Interrupts
-    ended: Callable[[Json], None] = lambda one: None  # is told once of each that ended
+    ended: Callable[[Json, Sequence[Json]], None]  # is told once of each that ended, and of all
     tasks: list[Json] = field(default_factory=list, init=False)  # as they were last seen
     stranded: list[Json] = field(default_factory=list, init=False)  # nothing begins these
     _seen: int = field(default=0, init=False)
@@ -156,7 +156,7 @@ class Run:
             over = QueueStatus(one["status"]).over
             if over and one["task"] not in self._told:
                 self._told.add(one["task"])
-                self.ended(one)
+                self.ended(one, self.tasks)
             elif not over:
                 self._told.discard(one["task"])
 

@@ -7,13 +7,17 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from claudedo.cli import github
 from claudedo.cli.finish import index_with
+from claudedo.cli.queue_progress import note
+from claudedo.cli.terminal import pages
 from claudedo.errors import ClaudedoError, ConflictError, NotFoundError, RefusedError, UsageError
-from claudedo.report import junit, summary
+from claudedo.model import QueueStatus
+from claudedo.report import artifacts, junit, push, summary
 
 if TYPE_CHECKING:
     from claudedo.client import WorkerClient
@@ -53,27 +57,62 @@ class Reports:
         return wrong
 
 
-def patch(client: WorkerClient, task: str) -> bytes:
-    """All that a task changed since it left its base, for `git apply`; empty without a worktree.
+@dataclass(frozen=True)
+class Keeping:
+    """Keeps what the tasks of one run leave; what goes wrong is added to `wrong`, and told later.
 
-    Raises `ClaudedoError`.
+    A build that failed for a full disk is still to say what its tasks did.
     """
-    try:
-        found = client.changes(task)
-    except (ConflictError, NotFoundError, RefusedError):
-        return b""  # it never came so far
-    what = [found["base"], *filter(None, [found["head"]])]
-    with index_with(found) as env:
-        done = subprocess.run(
-            ["git", "diff", "--binary", "--no-color", "--no-ext-diff", *what, "--"],
-            cwd=found["directory"],
-            env=env,
-            capture_output=True,
-            check=False,
-        )
-    if done.returncode:
-        raise ClaudedoError(f"`git diff` failed in {found['directory']}: {done.stderr.decode()}")
-    return done.stdout
+
+    client: WorkerClient
+    reports: Reports
+    wrong: list[str]
+
+    def ended(self, one: Json, near: Sequence[Json]) -> None:
+        """Write the artifacts of this task, if they are wanted; `near` are all of the run."""
+        if self.reports.artifacts is None:
+            return
+        folder = self.reports.artifacts.expanduser()
+        if len({other["workspace"] for other in near}) > 1:
+            folder /= one["workspace"]
+        task = one["task"]
+        said = (line for page in pages(self.client, task) for line in page)
+        try:
+            report = self.client.report(task)
+            artifacts.write(folder, report, patch=partial(self._patch, task), log=said)
+        except ClaudedoError as error:
+            self.wrong.append(f"The artifacts of {one['name']} were not kept: {error}")
+
+    def pushed(self, tasks: Sequence[Json]) -> None:
+        """Push the branches of those that are done, if that is wanted, and say so."""
+        if not self.reports.push:
+            return
+        done = [one["task"] for one in tasks if one["status"] == QueueStatus.COMPLETED]
+        for pushed in push.push(self.client.report(task) for task in done):
+            if pushed.done:
+                note(pushed.line)
+            else:
+                self.wrong.append(pushed.line)
+
+    def _patch(self, task: str, file: BinaryIO) -> None:
+        """Write all that a task changed since it left its base, for `git apply`."""
+        try:
+            found = self.client.changes(task)
+        except (ConflictError, NotFoundError, RefusedError):
+            return  # it never came so far
+        what = [found["base"], *filter(None, [found["head"]])]
+        with index_with(found) as env:
+            done = subprocess.run(
+                ["git", "diff", "--binary", "--no-color", "--no-ext-diff", *what, "--"],
+                cwd=found["directory"],
+                env=env,
+                stdout=file,
+                stderr=subprocess.PIPE,
+                check=False,
+            )
+        if done.returncode:
+            said = os.fsdecode(done.stderr).strip()
+            raise ClaudedoError(f"`git diff` failed in {found['directory']}: {said}")
 
 
 def _check_folder(folder: Path) -> None:

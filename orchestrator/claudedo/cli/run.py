@@ -42,7 +42,9 @@ def run(
     ask_default: options.AskAnswer = options.AskDefault.DENY,
     trust: options.Trust = False,
     junit: options.Junit = None,
+    artifacts: options.Artifacts = None,
     summary: options.Summary = None,
+    push: options.Push = False,
     workspace: options.OfWorkspace = None,
     json_output: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -76,7 +78,7 @@ def run(
         "model": model,
         "claude_args": given,
     }
-    reports = queue_reports.Reports(junit=junit, summary=summary)
+    reports = queue_reports.Reports(junit=junit, artifacts=artifacts, summary=summary, push=push)
     reports.check()
     told = rules(fail_on_unread, allow_denied, ask_timeout, ask_default)
     with own_worker() as client:

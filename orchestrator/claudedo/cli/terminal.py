@@ -71,17 +71,17 @@ def logs(
     client = options.worker()
     task = options.find(client, target, workspace)["id"]
     if json_output and not follow:
-        render.as_json([said for page in _pages(client, task) for said in page])
+        render.as_json([said for page in pages(client, task) for said in page])
         return
     silent = True
-    for page in _pages(client, task, follow=follow):
+    for page in pages(client, task, follow=follow):
         silent = False
         _print_lines(page, json_output)
     if silent and not json_output:
         render.note("Nothing was said yet.")
 
 
-def _pages(
+def pages(
     client: WorkerClient, task: str, *, follow: bool = False
 ) -> Iterator[list[dict[str, Any]]]:
     """The conversation in pieces; with `follow`, what comes until the session ends."""
