@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
@@ -46,6 +46,36 @@ def task(name: str, state: str | None = "idle", **changes: Any) -> Json:
         "branch": f"claudedo/{name}",
         "supervised": True,
         "session": session if state else None,
+        **changes,
+    }
+
+
+def one_shot(name: str, status: str = "queued", **changes: Any) -> Json:
+    """One element of `queue ls --json`."""
+    return {
+        "name": name,
+        "task": f"t_{name.upper()}",
+        "workspace": "shop",
+        "status": status,
+        "exit": None,
+        "reason": None,
+        "attempts": 0,
+        "unread": [],
+        "denied": [],
+        "denials": [],
+        "result": None,
+        "cost_usd": None,
+        "seconds": 0.0,
+        "session_id": None,
+        "needs": [],
+        "priority": 0,
+        "branch": None,
+        "worktree": None,
+        "doing": None,
+        "not_before": None,
+        "started_at": None,
+        "ended_at": None,
+        "usage": None,
         **changes,
     }
 
@@ -122,10 +152,19 @@ class FakeWorker:
     trusted: bool = True
     database: str = "ok"
     history: list[Json] = field(default_factory=list)
+    one_shots: dict[str, Json] = field(default_factory=dict)
+    ends: dict[str, Json | None] = field(default_factory=dict)  # name -> its verdict; None: never
+    on_wait: Callable[[], None] = lambda: None  # while somebody waits for events
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def add(self, *tasks: Json) -> None:
         self.tasks.update({one["id"]: one for one in tasks})
+
+    def queue(self, *one_shots: Json) -> None:
+        """Put one-shots into the queue, each with its task."""
+        for one in one_shots:
+            self.add(task(one["name"], None, workspace=one["workspace"]))
+            self.one_shots[one["task"]] = one
 
     def wait_in(self, *asks: Json) -> None:
         """Open asks, each in a session of a task that is there."""
@@ -189,7 +228,10 @@ class FakeWorker:
                 return self._start(body)
             case ("POST" | "DELETE", "api", "peers"):
                 return 200, {}
+            case (_, "api", "queue", *verb):
+                return self._queue(method, verb, query, body)
             case ("GET", "api", "events"):
+                self.on_wait()
                 return 200, self._events(int(query["after"]), float(query["wait"]))
             case ("GET", "api", "messages"):
                 return 200, self._found(query["words"].split())
@@ -264,6 +306,84 @@ class FakeWorker:
         with self.news:
             self.news.wait_for(lambda: len(self.events) > after, timeout=min(wait, 5))
             return {"events": self.events[after:], "next": max(after, len(self.events))}
+
+    def _queue(
+        self, method: str, verb: list[str], query: dict[str, str], body: Any
+    ) -> tuple[int, Any]:
+        match (method, *verb):
+            case ("GET",):
+                self._end_what_runs()
+                wanted = query.get("workspace")
+                return 200, [o for o in self.one_shots.values() if wanted in (None, o["workspace"])]
+            case ("POST",):
+                return self._join_queue(body["tasks"])
+            case ("POST", "next"):
+                return self._begin(body)
+            case ("POST", "cancel"):
+                status = "queued" if body["requeue"] else "cancelled"
+                self._change(body["tasks"], status, None if body["requeue"] else 130)
+            case ("POST", "again"):
+                self._change(body["tasks"], "queued", None)
+            case ("GET", identity, "report"):
+                return 200, self._report(identity)
+        return 200, [self.one_shots[identity] for identity in body["tasks"]]
+
+    def _join_queue(self, sections: Json) -> tuple[int, Any]:
+        names = {one["name"] for one in self.one_shots.values()}
+        if taken := sorted(names & sections.keys()):
+            return 409, problem_of("conflict", f"{taken[0]} is in the queue already.", 409)
+        new = [one_shot(name, needs=one.get("needs", [])) for name, one in sections.items()]
+        self.queue(*new)
+        return 200, new
+
+    def _begin(self, body: Json) -> tuple[int, Any]:
+        chosen = [self.one_shots[identity] for identity in body["tasks"]]
+        if not self.trusted and not body["trust"]:
+            detail = "The repository /src/shop was never trusted; say --trust."
+            return 409, problem_of("untrusted", detail, 409)
+        done = {o["name"] for o in self.one_shots.values() if o["status"] == "completed"}
+        room = body["jobs"] - sum(one["status"] == "running" for one in chosen)
+        ready = [o for o in chosen if o["status"] == "queued" and done.issuperset(o["needs"])]
+        begun = [one["task"] for one in ready[: max(0, room)]]
+        self._change(begun, "running", None)
+        return 200, {"begun": begun, "tasks": [self.one_shots[o["task"]] for o in chosen]}
+
+    def _end_what_runs(self) -> None:
+        for one in list(self.one_shots.values()):
+            ending = self.ends.get(one["name"], {"status": "completed", "exit": 0})
+            if one["status"] == "running" and ending is not None:
+                ran = {"attempts": 1, "seconds": 12.34, "cost_usd": 0.02, "reason": "done"}
+                self.one_shots[one["task"]] = {**one, **ran, **ending}
+                self.announce(one["task"])
+
+    def _change(self, identities: list[str], status: str, exit_: int | None) -> None:
+        for identity in identities:
+            changed = {"status": status, "exit": exit_, "started_at": STORED}
+            self.one_shots[identity] = {**self.one_shots[identity], **changed}
+            self.announce(identity)
+
+    def announce(self, identity: str) -> None:
+        """Tell that something of a one-shot changed."""
+        told = {"task_id": identity, "queue": self.one_shots[identity]["status"]}
+        self.happen("task.updated", told)
+
+    def happen(self, kind: str, payload: Json) -> None:
+        """Tell of an event."""
+        with self.news:
+            self.events.append({"seq": len(self.events) + 1, "type": kind, "payload": payload})
+            self.news.notify_all()
+
+    def _report(self, identity: str) -> Json:
+        return {
+            **self.one_shots[identity],
+            "prompt": "what is wanted",
+            "check": None,
+            "folder": "/nowhere/run",
+            "transcript": None,
+            "repo": "/src/shop",
+            "base": None,
+            "messages": [],
+        }
 
     def _open_asks(self, workspace: str | None) -> list[Json]:
         return [
