@@ -19,6 +19,8 @@ from claudedo import settings
 from claudedo.model import (
     USER,
     Ask,
+    AskOutcome,
+    Assignee,
     Launch,
     Message,
     OneShot,
@@ -39,6 +41,7 @@ from claudedo_worker.decision import Decision
 from claudedo_worker.judge import Facts
 from claudedo_worker.store import Store
 from claudedo_worker.supervisor import Order, Supervisor
+from claudedo_worker.threads import session_of
 from tests.support import services
 from tests.support.fake_program import make_fake_print
 from tests.support.records import a_message, a_task
@@ -154,6 +157,12 @@ class Place:
             while not (asks := await self.store.open_asks()):
                 await anyio.sleep(0.02)
         return asks[0]
+
+    async def until_waiting(self) -> None:
+        """Until another try is waited for."""
+        with anyio.fail_after(BOUND):
+            while "trying again in" not in str((await self.session()).waiting_for):
+                await anyio.sleep(0.02)
 
     async def until_state(self, *states: SessionState) -> Session:
         with anyio.fail_after(BOUND):
@@ -508,3 +517,81 @@ async def test_a_lost_connection_is_made_again(place: Place) -> None:
     assert (await place.facts()).said == "second"
     assert place.echoes("say second") >= 1
     assert len(place.lines("result")) == 1
+
+
+async def test_a_worker_that_comes_while_it_waits_to_be_tried_again_goes_on_waiting(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(one_shots, "FIRST_PAUSE", 2.0)
+    await place.run("refuse 1 529 overloaded\nsay done")
+    await place.until_waiting()
+    before = await place.one_shot()
+    await place.restart_worker()
+    await place.say("say heard meanwhile")
+    facts = await place.facts()
+    assert (facts.said, facts.attempts) == ("heard meanwhile", 2)
+    after = await place.one_shot()
+    assert after.seconds > before.seconds
+    events = [line["event"] for line in place.lines("claudedo")]
+    assert events == ["began", "ended", "began", "ended"]
+
+
+async def test_stop_while_it_waits_to_be_tried_again_cancels_it(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(one_shots, "FIRST_PAUSE", 20.0)
+    await place.run("refuse 1 529 overloaded\nsay done")
+    await place.until_waiting()
+    assert await place.now.stop(place.task.id)
+    assert (await place.facts()).cancelled
+
+
+async def test_stop_during_its_check_cancels_it(place: Place) -> None:
+    await place.run("say done", check="touch began; sleep 20")
+    await place.until(lambda: (place.work / "began").exists(), "checking")
+    assert await place.now.stop(place.task.id)
+    assert (await place.facts()).cancelled
+
+
+async def test_the_answer_to_what_it_asked_a_person_to_do_reaches_it(place: Place) -> None:
+    await place.run("run touch began; sleep 1\nsay asked", rules=Rules(ask_timeout=BOUND))
+    await place.until(lambda: (place.work / "began").exists(), "at work")
+    threads = services.threads(place.store, place.root)
+    await threads.create(
+        session_of(place.task),
+        place.task.workspace_id,
+        title="Which one?",
+        body="This, or that?",
+        assignee=Assignee.HUMAN,
+    )
+    session = await place.until_state(SessionState.WAITING)
+    assert session.waiting_for == "task: Which one?"
+    await threads.decide(await place.ask(), AskOutcome.ANSWERED, "say that")
+    facts = await place.facts()
+    assert (facts.said, facts.exit) == ("that", 0)
+
+
+async def test_what_no_person_did_in_time_is_told_to_it(place: Place) -> None:
+    await place.run("run touch began; sleep 1\nsay asked", rules=Rules(ask_timeout=2.0))
+    await place.until(lambda: (place.work / "began").exists(), "at work")
+    made = await services.threads(place.store, place.root).create(
+        session_of(place.task),
+        place.task.workspace_id,
+        title="Which one?",
+        body="This, or that?",
+        assignee=Assignee.HUMAN,
+    )
+    assert (await place.facts()).exit == 0
+    assert place.echoes("Nobody decided this within 2 s") == 1
+    assert (await place.store.task(made.id)).status == "rejected"
+    assert await place.store.open_asks() == []
+
+
+async def test_a_result_that_is_good_stays_good_if_its_process_will_not_go(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(one_shots, "EXIT_PATIENCE", 0.3)
+    monkeypatch.setattr(one_shots, "BACKGROUND_PATIENCE", 0.3)
+    await place.run("background 60\nstubborn\nsay done")
+    facts = await place.facts()
+    assert (facts.said, facts.exit, facts.ended) == ("done", 0, True)
