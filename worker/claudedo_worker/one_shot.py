@@ -197,6 +197,7 @@ async def announce(
         errors=errors,
         check=check,
         resumes=session.transcript is not None,
+        run=one_shot.started_at,
     )
     Output(place.output).add(began)
     return await store.change_one_shot(one_shot, attempts=attempt, checking=check, not_before=None)
@@ -293,6 +294,7 @@ class OneShotSession(Linked):
             at=self.holder.hello.started_at,
             check=self.one_shot.checking,
             resumes=self.session.transcript is not None,
+            run=self.one_shot.started_at,
         )
 
     async def close(self) -> None:

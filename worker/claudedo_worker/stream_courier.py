@@ -3,7 +3,7 @@
 A line goes into the next request of the turn that runs, or starts a turn. Several that wait are
 joined by the CLI into one, so there is one at a time: while it is on its way, new messages wait.
 The CLI gives the line back when the model is about to get it, and takes a line of the same uuid
-only once (docs/claude-cli.md 34): what a killed worker may have written is written again.
+only once (docs/claude-cli.md 34.3): what a killed worker may have written is written again.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class StreamCourier(Inbox):
     async def echoed(self, uuids: set[str]) -> None:
         """The CLI gave these lines back: they are in the context.
 
-        Of a line that was written twice it gives back the second one before that (34.6).
+        Of a line that was written twice it gives back the second one before that (34.3).
         """
         self._begun = True
         async with self._lock:

@@ -31,6 +31,7 @@ class Began:
     errors: int = 0  # bytes of error output that others wrote before
     check: bool = False  # the task's check, not its session
     resumes: bool = False  # a conversation that has a transcript
+    run: str | None = None  # the same for all processes up to one verdict
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -139,12 +139,8 @@ class Record:
         return next(sessions, None)
 
     def denials(self) -> list[Denied]:
-        """Each call that was denied in this run: since its first attempt. A call is told once."""
-        run: list[Process] = []
-        for process in self._sessions():
-            run.insert(0, process)
-            if process.began.attempt == 1:
-                break
+        """Each call that was denied in the newest run, oldest first. A call is told once."""
+        run = [p for p in self.processes if p.began.run == self.newest.began.run]
         found: dict[str, Denied] = {}
         for process in run:
             for number, denied in enumerate(process.denied):

@@ -76,11 +76,11 @@ def test_each_call_that_was_denied_is_told_once_whoever_tells_it() -> None:
     assert [denied.tool_use_id for denied in told] == ["t1", "t2"]
 
 
-def test_denials_of_all_attempts_count_but_not_those_of_an_earlier_run() -> None:
+def test_denials_of_all_processes_count_but_not_those_of_an_earlier_run() -> None:
     told = record(
-        *(began(1), result(0.0, "old"), ended()),
-        *(began(1), result(0.0, "t1"), ended(1)),
-        *(began(2), result(0.0, "t2")),
+        *(began(1, run="monday"), result(0.0, "old"), ended()),
+        *(began(1, run="today"), result(0.0, "t1"), ended(1)),
+        *(began(1, run="today"), result(0.0, "t2")),  # the one before was cut off
     ).denials()
     assert [denied.tool_use_id for denied in told] == ["t1", "t2"]
 
