@@ -272,9 +272,14 @@ async def test_cancel_ends_for_good_and_requeue_for_now(desk: Desk) -> None:
     await desk.queue.cancel([a], requeue=False)
     await desk.queue.cancel([b], requeue=True)
     assert desk.starts.stopped == [a.id, b.id]
+    for task in (a, b):
+        one_shot = await desk.store.one_shot(task.id)
+        assert one_shot is not None
+        await desk.store.change_one_shot(one_shot, attempts=1)
     await desk.end("a", cancelled=True, exit=143, ended=False)
     await desk.end("b", cancelled=True, exit=143, ended=False)
     assert await desk.states() == {"a": "cancelled", "b": "queued", "c": "queued"}
+    assert [one.attempts for one in await desk.store.one_shots()] == [1, 0, 0]
     await desk.queue.cancel([c], requeue=False)
     assert await desk.reason("c") == "130 cancelled"
 

@@ -284,6 +284,8 @@ class Queue:
         if one_shot is None or one_shot.status.over:
             return
         if facts.cancelled and task.id in self._coming_back:
+            # Cut off by a person, it has not failed: its retries stay what they were.
+            await self._store.change_one_shot(one_shot, attempts=max(0, one_shot.attempts - 1))
             await self.requeue(task)
             return
         verdict = judge(await self._completed(task, one_shot, facts))
