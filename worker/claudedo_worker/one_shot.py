@@ -478,11 +478,15 @@ class OneShotSession(Linked):
         return left
 
     def _is_hopeless(self) -> bool:
-        """True if the CLI tries again what will not be better then (34.6)."""
+        """True if the CLI tries again what will not be better then (34.6).
+
+        Once it may: with a credential that it has just renewed.
+        """
         retry = self._record.newest.retry
-        return retry is not None and failures.kind_of(
-            _refusal(retry.error, retry.status, "")
-        ) not in (FailureKind.RATE_LIMIT, FailureKind.OVERLOADED, FailureKind.REQUEST)
+        if retry is None or retry.attempt < 2:
+            return False
+        kind = failures.kind_of(_refusal(retry.error, retry.status, ""))
+        return kind in (FailureKind.AUTHENTICATION, FailureKind.BILLING)
 
     def _lingers(self) -> bool:
         at = self._finished_at
