@@ -5,6 +5,7 @@ Whatever a command raises becomes one line on standard error and the exit status
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import traceback
@@ -183,7 +184,10 @@ def _live_list() -> int:
 
 def main() -> None:
     """Run the command that the command line names."""
-    app(prog_name="claudedo")
+    try:
+        app(prog_name="claudedo")
+    finally:
+        gc.freeze()  # else the interpreter looks through all it has, for 0.1 s and more, to end
 
 
 if __name__ == "__main__":

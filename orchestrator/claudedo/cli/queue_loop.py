@@ -176,10 +176,10 @@ class Run:
             kinds = {self._heard(event) for event in page["events"]}
             if "queue" in kinds:
                 return True
-            if "" in kinds:
+            if tick and "" in kinds:  # what each of them does is shown
                 time.sleep(BURST_SECONDS)
                 return False
-            if tick:
+            if tick or "" in kinds:
                 self._show(progress)
         return True
 

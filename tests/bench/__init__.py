@@ -1,0 +1,1 @@
+"""Measurements. They print figures and fail only when what they measure does not work."""
