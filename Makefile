@@ -33,7 +33,7 @@ pytest = set -e; \
 help: ## Say what there is (this text)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@echo 'PYTHON=/path/to/python3 chooses the Python (after make clean); ARGS=... is passed on by demo, test and chaos.'
+	@echo 'PYTHON=/path/to/python3 chooses the Python (after make clean); ARGS=... is passed on by demo, test, chaos and bench.'
 
 .PHONY: demo
 demo: $(RUNTIME) $(NEWEST_CLAUDE) ## See two linked sessions work together, no account needed
@@ -47,13 +47,17 @@ test: $(DEV) $(CLAUDES) ## Run the tests against the real Claude CLI, old and ne
 chaos: $(DEV) $(CLAUDES) ## Kill processes at random points and see that no message is lost or doubled
 	@$(pytest) -m chaos --durations=15 $(ARGS)
 
+.PHONY: bench
+bench: $(DEV) $(CLAUDES) ## Measure what `claudedo run` costs over a bare `claude -p`; takes ten minutes, on a quiet machine
+	@CLAUDEDO_TEST_CLAUDES="$(call colon_separated,$(CLAUDES))" .venv/bin/python -m tests.bench.one_shot $(ARGS)
+
 .PHONY: check
 check: $(DEV) ## Lint, formatting, types, import directions
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
-	for script in .ci/find-* .ci/fetch-* .ci/setup-* .ci/pin; do sh -n "$$script" || exit 1; done
+	for script in .ci/find-* .ci/fetch-* .ci/setup-* .ci/pin docs/ci/run.sh; do sh -n "$$script" || exit 1; done
 	bash -n .ci/run
 
 .PHONY: fmt
