@@ -28,6 +28,7 @@ from claudedo.errors import (
 )
 from claudedo.model import (
     Assignee,
+    QueueStatus,
     Session,
     Task,
     TaskStatus,
@@ -227,6 +228,7 @@ class Tasks:
 
     async def restart(self, task: Task, environ: Mapping[str, str]) -> None:
         """Go on with the same conversation in a new process; a running one is ended first."""
+        await self._check_not_queued(task)
         if task.worktree is None:
             _check_startable(task)
             raise ConflictError(
@@ -442,6 +444,7 @@ class Tasks:
         session = await self._store.latest_session(task.id)
         if session and session.state.live:
             return Draft(wanted=wanted, task=task, plan=None, exists=True, live=True)
+        await self._check_not_queued(task)
         if session is None and not await self._store.thread(task.id):
             # A `start` broke off before it could say what it was to say.
             wanted = replace(wanted, prompt=wanted.prompt or task.body or None)
@@ -449,11 +452,23 @@ class Tasks:
         plan = await self._lost_worktree(task)
         return Draft(wanted=wanted, task=task, plan=plan, exists=True, live=False)
 
+    async def _check_not_queued(self, task: Task) -> None:
+        """Refuse a second session to a one-shot whose own is still to come, or runs."""
+        one_shot = await self._store.one_shot(task.id)
+        if one_shot is None or one_shot.status.over:
+            return
+        how = "queue run" if one_shot.status is QueueStatus.QUEUED else "logs -f"
+        raise ConflictError(
+            f"{task.name} is a one-shot, {one_shot.status}: see `claudedo {how} {task.name}`. "
+            f"After `claudedo queue cancel {task.name}` it can be had at a terminal."
+        )
+
     async def _take_on(
         self, request: StartRequest, wanted: Wanted, wish: Intent, task: Task
     ) -> Draft:
         """A task that was made in so many words, whose thread begins with its body."""
         _check_startable(task)
+        await self._check_not_queued(task)
         draft = await self._anew(request, wanted, wish)
         made = draft.task
         task = replace(task, **{name: getattr(made, name) for name in _PLACE})

@@ -24,7 +24,7 @@ from claudedo.errors import (
     UnavailableError,
     UsageError,
 )
-from claudedo.model import Assignee, Priority, Rung, SessionState, check_body
+from claudedo.model import Assignee, Priority, QueueStatus, Rung, SessionState, check_body
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,7 +87,7 @@ def send(
         render.show(sent["id"])
     else:
         render.show(_how_far(task["name"], sent))
-        _say_if_absent(task)
+        _say_if_absent(client, task)
     if not sent["receipts"][f"{wait}_at"]:
         render.note(f"Not {wait} within {timeout:g} s. {_safe(task['name'])}")
         raise typer.Exit(Exit.UNCONFIRMED)
@@ -169,16 +169,30 @@ def _how_far(name: str, sent: dict[str, Any]) -> str:
     return f"{verb} {render.line(name)} after {max(0.0, seconds):.1f} s{by}"
 
 
-def _say_if_absent(task: dict[str, Any]) -> None:
+def _say_if_absent(client: WorkerClient, task: dict[str, Any]) -> None:
     """Say how to bring the session of `task` back when it does not run."""
     session = task["session"]
     if not task["supervised"] or (session and SessionState(session["state"]).live):
         return
     if task.get("assignee") == Assignee.HUMAN:
         return  # it goes to who asked
+    of_queue = [one for one in client.one_shots() if one["task"] == task["id"]]
+    if of_queue:
+        _say_of_one_shot(of_queue[0])
+        return
     command = "restart" if session else "start"
     name = render.line(task["name"])
     render.note(f"{name} does not run now and gets this when it does: claudedo {command} {name}")
+
+
+def _say_of_one_shot(one: dict[str, Any]) -> None:
+    """When a one-shot that has no session now gets its mail."""
+    name = render.line(one["name"])
+    if QueueStatus(one["status"]).over:
+        again = f"claudedo queue run {name}"
+        render.note(f"{name} is over ({one['status']}); to go on with it: {again}")
+    else:
+        render.note(f"{name} is {one['status']} and gets this with its prompt")
 
 
 _TO = {"offered": "to", "delivered": "to", "read": "by"}

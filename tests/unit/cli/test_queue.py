@@ -15,8 +15,8 @@ from claudedo.cli.exits import of_run
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.fake_worker import FakeWorker, one_shot, task
 
-REJECTED = {"status": "rejected", "exit": 10, "reason": "its check `false` failed"}
-API = {"status": "failed", "exit": 15, "reason": "the API refused (401)"}
+REJECTED: dict[str, Any] = {"status": "rejected", "exit": 10, "reason": "its check `false` failed"}
+API: dict[str, Any] = {"status": "failed", "exit": 15, "reason": "the API refused (401)"}
 
 
 @pytest.fixture(autouse=True)
@@ -517,3 +517,15 @@ def test_cancel_says_what_ended(worker: FakeWorker, run: Run) -> None:
     assert done.stderr == "old is rejected already.\n"
     [order] = worker.requests("POST", "/api/queue/cancel")
     assert order == {"tasks": ["t_BUILD", "t_DOCS"], "requeue": False}
+
+
+# Mail
+
+
+def test_send_to_one_that_is_over_says_how_to_go_on_with_it(worker: FakeWorker, run: Run) -> None:
+    worker.queue(one_shot("build", "completed", exit=0), one_shot("docs"))
+    done = run("send", "build", "And the tests")
+    assert done.exit_code == 0, done.output
+    again = "build is over (completed); to go on with it: claudedo queue run build\n"
+    assert done.stderr == again
+    assert run("send", "docs", "More").stderr == "docs is queued and gets this with its prompt\n"
