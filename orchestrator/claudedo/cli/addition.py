@@ -67,9 +67,14 @@ def of_options(name: str, prompt: str, given: Mapping[str, Any]) -> Json:
     try:
         [section] = task_file.sections({"tasks": {name: values | {"prompt": prompt}}}).values()
     except UsageError as error:
-        wrong, _, sentence = str(error).removeprefix(f"tasks.{name}.").partition(": ")
-        raise UsageError(f"--{wrong}: {sentence}") from error
+        raise _as_option(error, name) from error
     return _plain(section)
+
+
+def _as_option(error: UsageError, name: str) -> UsageError:
+    """What is wrong in a section, as whoever wrote options is to read it."""
+    told = str(error).removeprefix(f"tasks.{name}: ")
+    return UsageError(told.replace(f"tasks.{name}.", "--", 1))
 
 
 def needed(given: Sequence[str] | None) -> list[str] | None:
@@ -116,26 +121,25 @@ def _plain(section: task_file.Section) -> Json:
     return {key: value for key, value in asdict(section).items() if value not in silent}
 
 
-def add(client: WorkerClient, order: Json) -> list[Json]:
-    """Put tasks into the queue, `order` as `POST /api/queue` takes it."""
-    return client.add_one_shots(order)
-
-
 def add_one(client: WorkerClient, order: Json, name: str | None, section: Json) -> Json:
     """Put one task into the queue; without a name it gets one of its first words."""
     if name is not None:
-        [added] = client.add_one_shots({**order, "tasks": {name: section}})
-        return added
-    for turn in range(_TRIES):
+        return _add(client, order, name, section)
+    for _ in range(_TRIES):
         free = free_name(section["prompt"], {task["name"] for task in client.tasks()})
         try:
-            [added] = client.add_one_shots({**order, "tasks": {free: section}})
+            return _add(client, order, free, section)
         except ConflictError:
-            if turn == _TRIES - 1:
-                raise
-        else:
-            return added
-    raise AssertionError("the last try raises or returns")
+            continue  # somebody was faster
+    raise ConflictError("Names are taken faster than one is found: give it one with --name.")
+
+
+def _add(client: WorkerClient, order: Json, name: str, section: Json) -> Json:
+    try:
+        [added] = client.add_one_shots({**order, "tasks": {name: section}})
+    except UsageError as error:
+        raise _as_option(error, name) from error
+    return added
 
 
 def free_name(prompt: str, taken: set[str]) -> str:

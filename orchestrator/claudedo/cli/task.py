@@ -221,7 +221,7 @@ def path(target: options.Target, workspace: options.InWorkspace = None) -> None:
     """
     task = options.find(options.worker(), target, workspace)
     if not task["worktree"]:
-        raise NotFoundError(f"{task['name']} has no folder yet; `claudedo start` makes it.")
+        raise NotFoundError(f"{task['name']} has no folder yet; it gets one when it begins.")
     render.raw(task["worktree"])
 
 

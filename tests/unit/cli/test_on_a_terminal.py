@@ -11,7 +11,7 @@ from typing import Any
 import pexpect
 import pytest
 
-from tests.unit.cli.fake_worker import FakeWorker, message, task
+from tests.unit.cli.fake_worker import FakeWorker, message, one_shot, task
 
 SECONDS = 30
 
@@ -229,3 +229,52 @@ def test_a_terminal_that_is_gone_is_reported(worker: FakeWorker, terminal: Termi
     assert status == 1
     assert printed.startswith("claudedo: ")
     assert "Traceback" not in printed
+
+
+def test_a_run_of_the_queue_is_a_table_while_it_goes_on(
+    worker: FakeWorker, terminal: Terminal
+) -> None:
+    worker.queue(one_shot("build", doing="Bash: make \x1b[2J"), one_shot("test", needs=["build"]))
+    worker.ends["build"] = None
+    child = terminal("queue", "run")
+
+    child.expect(r"build\S*\s.*Bash: make \\x1b\[2J")
+    child.expect(r"test\S*\s.*queued")
+    worker.ends["build"] = {"status": "rejected", "exit": 10, "reason": "its check failed"}
+    worker.ends["test"] = {"status": "skipped", "exit": 17, "reason": "build is rejected"}
+    worker.one_shots["t_TEST"]["status"] = "running"
+    worker.announce("t_BUILD")
+
+    status, printed = ending(child)
+    assert status == 10
+    assert "claudedo: build rejected (10): its check failed; look: claudedo logs build" in printed
+    assert worker.requests("POST", "/api/queue/next")[0]["rules"]["ask_timeout"] == 300.0
+
+
+def test_ctrl_c_ends_a_run_of_the_queue_cleanly(worker: FakeWorker, terminal: Terminal) -> None:
+    worker.queue(one_shot("build"))
+    worker.ends["build"] = None
+    child = terminal("queue", "run")
+
+    child.expect("running")
+    child.sendintr()
+    child.expect("Ending build … \\(once more leaves at once\\)")
+
+    status, printed = ending(child)
+    assert status == 130
+    assert "Interrupted; `claudedo queue run` goes on with build." in printed
+    assert worker.requests("POST", "/api/queue/cancel") == [{"tasks": ["t_BUILD"], "requeue": True}]
+
+
+def test_a_hang_up_ends_a_run_of_the_queue_cleanly(worker: FakeWorker, terminal: Terminal) -> None:
+    worker.queue(one_shot("build"))
+    worker.ends["build"] = None
+    child = terminal("queue", "run")
+
+    child.expect("running")
+    child.ptyproc.fileobj.close()  # the terminal is gone; `close` would send signals of its own
+    child.closed = child.ptyproc.closed = True
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1]) == 130
+    child.ptyproc.terminated = child.terminated = True
+    assert worker.requests("POST", "/api/queue/cancel") == [{"tasks": ["t_BUILD"], "requeue": True}]

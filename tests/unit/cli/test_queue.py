@@ -170,6 +170,14 @@ def test_arguments_of_claude_that_one_shots_set_themselves_are_refused_by_name(
     assert not worker.requests("POST", "/api/queue")
 
 
+def test_what_the_worker_finds_wrong_is_told_of_the_option(worker: FakeWorker, run: Run) -> None:
+    detail = "tasks.fix.needs: there is no one-shot 'a'; there are: none."
+    worker.failures["POST /api/queue"] = {"code": "usage", "status": 400, "detail": detail}
+    done = run("queue", "add", "Fix it", "--name", "fix", "--needs", "a")
+    wrong = "claudedo: --needs: there is no one-shot 'a'; there are: none.\n"
+    assert (done.exit_code, done.stderr) == (2, wrong)
+
+
 # Looking
 
 

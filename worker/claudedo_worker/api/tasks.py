@@ -122,6 +122,12 @@ async def terminal(context: Context, request: Request) -> Response:
     """Where the terminal of a session is reached."""
     task = await task_of(context, request)
     live = context.supervisor.of_task(task.id)
+    one_shot = await context.store.one_shot(task.id)
+    if live is None and one_shot is not None and not one_shot.status.over:
+        raise ConflictError(
+            f"{task.name} is a one-shot, {one_shot.status}, and gets no terminal; "
+            f"`claudedo queue run {task.name}` runs it."
+        )
     if live is None:
         raise ConflictError(
             f"{task.name} has no running session; `claudedo restart {task.name}` starts it."

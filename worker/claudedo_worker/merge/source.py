@@ -66,6 +66,8 @@ async def find_source(job: Job, *, anything: bool = False) -> Source:
 
 
 async def _branch_alone(job: Job) -> Source:
+    if job.branch is None and job.worktree is None:
+        raise ConflictError(f"{job.name} has not begun: it has no folder and no branch yet.")
     head = await tip_of(job.main, job.branch) if job.branch else None
     if head is None:
         raise ConflictError(
