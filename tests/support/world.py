@@ -41,6 +41,7 @@ class World:
         self.command = COMMAND
         self.model = ScriptedModel()
         self._channels = channels
+        self._begun: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> Self:
         self.model.start()
@@ -56,8 +57,9 @@ class World:
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         try:
-            self.run("stop", "--all", check=False)
-            self.run("worker", "stop", check=False)
+            if self.processes():  # else it would take a worker to find that nothing runs
+                self.run("stop", "--all", check=False)
+                self.run("worker", "stop", check=False)
         finally:
             self._end_leftovers()
             self.model.stop()
@@ -90,6 +92,20 @@ class World:
                 f"claudedo {' '.join(arguments)} -> {done.returncode}\n{done.stdout}{done.stderr}"
             )
         return done
+
+    def begin(self, *arguments: str) -> subprocess.Popen[str]:
+        """Run a command beside the test; its output is there with `communicate`."""
+        command = subprocess.Popen(
+            [self.command, *arguments],
+            cwd=self.repository,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._begun.append(command)
+        return command
 
     def json(self, *arguments: str) -> Any:
         """Run a reading command with --json."""
@@ -218,7 +234,7 @@ class World:
         """SIGKILL, as a crash would; the next command starts another."""
         process = psutil.Process(self.worker_pid)
         process.send_signal(signal.SIGKILL)
-        process.wait(PATIENCE)
+        self.wait_for(lambda: is_gone(process), "the worker does not die")
 
     def processes(self) -> list[psutil.Process]:
         """Everything that runs for this world: below its sessions, or from its state directory."""
@@ -235,10 +251,21 @@ class World:
         return found
 
     def _end_leftovers(self) -> None:
+        for command in self._begun:
+            command.kill()
+            command.communicate()
         left = self.processes()
         for process in left:
             process.kill()
         psutil.wait_procs(left, timeout=10)
+
+
+def is_gone(process: psutil.Process) -> bool:
+    """True once it has ended, even if a parent that goes on never asks how."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def words_of(process: psutil.Process) -> list[str]:
