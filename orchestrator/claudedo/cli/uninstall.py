@@ -139,7 +139,7 @@ def _is_ours(settings: Settings, entry: Path) -> bool:
     if entry.parent == settings.run:
         return entry.suffix == ".sock"
     files = ("claudedo.db", "worker.", "start.lock")
-    folders = ("sessions", "setup-logs", "programs", "run")
+    folders = ("sessions", "setup-logs", "runs", "programs", "run")
     return entry.name.startswith(files) or entry.name in folders
 
 

@@ -13,7 +13,7 @@ from tests.unit.cli.fake_worker import FakeWorker, problem_of, task
 @pytest.fixture
 def home(home: Path) -> Path:
     """A state directory as a worker leaves it, with something of the person in it."""
-    for folder in ("sessions/s_1", "setup-logs", "programs/abc", "run"):
+    for folder in ("sessions/s_1", "setup-logs", "runs/t_1", "programs/abc", "run"):
         (home / folder).mkdir(parents=True)
     for file in ("claudedo.db", "claudedo.db-wal", "worker.lock", "worker.json", "worker.log"):
         (home / file).touch()
