@@ -5,6 +5,6 @@ Knows git, and nothing of sessions or the database. See docs/finish.md and docs/
 
 from claudedo_worker.merge.job import Job
 from claudedo_worker.merge.merging import Changes, Merge, Proposal, changes, merge, propose
-from claudedo_worker.merge.source import keep
+from claudedo_worker.merge.source import keep, newest
 
-__all__ = ["Changes", "Job", "Merge", "Proposal", "changes", "keep", "merge", "propose"]
+__all__ = ["Changes", "Job", "Merge", "Proposal", "changes", "keep", "merge", "newest", "propose"]
