@@ -538,13 +538,17 @@ class Tasks:
 
     async def _lost_worktree(self, task: Task) -> WorktreePlan | None:
         """How to make a task's worktree again if its folder was removed, or never made whole."""
-        if not task.worktree or (Path(task.worktree).is_dir() and await self._was_made(task)):
+        made = await self._was_made(task)
+        if not task.worktree or (Path(task.worktree).is_dir() and made):
             return None
         if not task.made_worktree or not task.repo:
             raise ConflictError(f"The folder of {task.name}, {task.worktree}, is gone.")
         repository = await git.discover(Path(task.repo))
+        base = None  # a branch that was there once is there, or was deleted by somebody
+        if not made and task.base and await git.commit(repository.top, task.base):
+            base = task.base
         return await worktree.plan_worktree(
-            repository, task.name, branch=task.branch, path=Path(task.worktree)
+            repository, task.name, branch=task.branch, base=base, path=Path(task.worktree)
         )
 
     async def _was_made(self, task: Task) -> bool:
