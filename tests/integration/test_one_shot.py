@@ -81,6 +81,9 @@ class Place:
             self.verdicts.append(facts)
             await self.store.change_one_shot(one_shot, status=QueueStatus.COMPLETED)
 
+    async def keep(self, task: Task) -> str | None:
+        return None
+
     async def requeue(self, task: Task) -> None:
         self.requeued += 1
         await self.store.change_one_shot(await self.one_shot(), status=QueueStatus.QUEUED)

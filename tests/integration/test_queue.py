@@ -50,6 +50,8 @@ class Beginnings:
         self.bases: dict[str, str | None] = {}
         self.trouble: dict[str, ClaudedoError] = {}
         self.stopped: list[str] = []
+        self.lost: set[str] = set()
+        self.stops: Any = None  # what it is told when it is to end one
 
     async def check_trust(self, tasks: Any, environ: Any, *, trust: bool) -> None: ...
 
@@ -63,8 +65,14 @@ class Beginnings:
         changes = {"worktree": str(place), "branch": branch, "made_worktree": True}
         await self.store.change_task(task, made_branch=True, **changes)
 
+    async def attends(self, task_id: str) -> bool:
+        return task_id not in self.lost
+
+    async def settled(self, task_id: str) -> None: ...
+
     async def stop(self, task_id: str) -> bool:
         self.stopped.append(task_id)
+        await self.stops(task_id)
         return True
 
 
@@ -268,16 +276,18 @@ async def test_a_second_verdict_changes_nothing(desk: Desk) -> None:
 async def test_cancel_ends_for_good_and_requeue_for_now(desk: Desk) -> None:
     a, b, c = await desk.add('[tasks.a]\nprompt="A"\n[tasks.b]\nprompt="B"\n[tasks.c]\nprompt="C"')
     await desk.next(jobs=2)
+
+    async def stop(task_id: str) -> None:
+        one_shot = await desk.store.one_shot(task_id)
+        assert one_shot is not None
+        await desk.store.change_one_shot(one_shot, attempts=1)
+        await desk.end({a.id: "a", b.id: "b"}[task_id], cancelled=True, exit=143, ended=False)
+
+    desk.starts.stops = stop
     await desk.queue.cancel([c], requeue=True)
     await desk.queue.cancel([a], requeue=False)
     await desk.queue.cancel([b], requeue=True)
     assert desk.starts.stopped == [a.id, b.id]
-    for task in (a, b):
-        one_shot = await desk.store.one_shot(task.id)
-        assert one_shot is not None
-        await desk.store.change_one_shot(one_shot, attempts=1)
-    await desk.end("a", cancelled=True, exit=143, ended=False)
-    await desk.end("b", cancelled=True, exit=143, ended=False)
     assert await desk.states() == {"a": "cancelled", "b": "queued", "c": "queued"}
     assert [one.attempts for one in await desk.store.one_shots()] == [1, 0, 0]
     await desk.queue.cancel([c], requeue=False)
@@ -285,8 +295,9 @@ async def test_cancel_ends_for_good_and_requeue_for_now(desk: Desk) -> None:
 
 
 async def test_what_a_killed_worker_had_begun_waits_again(desk: Desk) -> None:
-    await desk.add('[tasks.a]\nprompt = "A"')
+    [task] = await desk.add('[tasks.a]\nprompt = "A"')
     await desk.next()
+    desk.starts.lost.add(task.id)
     await desk.queue.recover()
     assert await desk.states() == {"a": "queued"}
 

@@ -130,6 +130,10 @@ class Queue(Protocol):
         """Its last process has ended."""
         ...
 
+    async def keep(self, task: Task) -> str | None:
+        """Commit what was done, for its check; returns why that cannot be."""
+        ...
+
     async def requeue(self, task: Task) -> None:
         """It was cut off, and nobody knows how it would have ended."""
         ...
@@ -633,6 +637,10 @@ class OneShotSession(Linked):
         """The check in a shell, what it prints in a file of its own."""
         run = 'exec /bin/sh -c "$1" >"$0" 2>&1 </dev/null'
         return ("/bin/sh", "-c", run, str(self.place.check_log), str(self.one_shot.check))
+
+    def failed(self, trouble: str) -> Over:
+        """It cannot go on, for a reason that is not its own."""
+        return self._over(trouble=trouble)
 
     def _over(self, **facts: Any) -> Over:
         process = self._record.session

@@ -38,8 +38,7 @@ from claudedo_worker.intent import Intent
 from claudedo_worker.joined import Work, join
 from claudedo_worker.judge import Facts, judge
 from claudedo_worker.mailbox import Mailbox
-from claudedo_worker.merge import Job, keep
-from claudedo_worker.merge.job import tip_of
+from claudedo_worker.merge import Job, keep, newest
 from claudedo_worker.store import Store
 from claudedo_worker.supervisor import Supervisor
 from claudedo_worker.tasks import Tasks, name_from
@@ -104,7 +103,9 @@ class Queue:
         self._mailbox = mailbox
         self._supervisor = supervisor
         self._choosing = asyncio.Lock()
-        self._coming_back: set[str] = set()  # ended for now: not cancelled, but queued again
+        # What is being ended: for good, or for now, to be queued again.
+        self._cancelled: set[str] = set()
+        self._coming_back: set[str] = set()
 
     # Adding
 
@@ -205,6 +206,7 @@ class Queue:
         """
         env = launch.anchored_environment(turn.env, None)
         async with self._choosing:
+            await self.recover()
             chosen = await self._chosen(turn)
             waiting = [task for task, one_shot in chosen if one_shot.status is QueueStatus.QUEUED]
             if waiting:
@@ -243,21 +245,24 @@ class Queue:
         return sorted(ready, key=lambda pair: -pair[1].priority)
 
     async def _begin(self, task: Task, one_shot: OneShot, turn: Turn) -> None:
-        one_shot = await self._store.change_one_shot(
-            one_shot,
-            status=QueueStatus.RUNNING,
-            rules=turn.rules,
-            started_at=one_shot.started_at or now(),
-            not_before=None,
-        )
+        self._cancelled.discard(task.id)
+        self._coming_back.discard(task.id)
         try:
+            await self._supervisor.settled(task.id)  # it was judged, and may still be ending
+            one_shot = await self._store.change_one_shot(
+                one_shot,
+                status=QueueStatus.RUNNING,
+                rules=turn.rules,
+                started_at=one_shot.started_at or now(),
+                not_before=None,
+            )
             base = one_shot.base
             if task.worktree is None and one_shot.needs:
                 base = await self._base_of(task, one_shot, turn.env)
             if task.status is not TaskStatus.ONGOING:
                 await self._move(task, TaskStatus.ONGOING)
             await self._tasks.begin(task, base=base, environ=turn.env, trust=turn.trust)
-        except ClaudedoError as error:
+        except (ClaudedoError, OSError) as error:
             await self.verdict(task, Facts(trouble=str(error)))
 
     async def _base_of(self, task: Task, one_shot: OneShot, environ: Mapping[str, str]) -> str:
@@ -265,13 +270,18 @@ class Queue:
         works = []
         for need in one_shot.needs:
             needed = await self._store.task(need)
-            tip = await tip_of(Path(needed.repo or "."), needed.branch or "")
-            if tip is None:
-                raise ConflictError(f"The branch of {needed.name}, which it needs, is gone.")
             if needed.repo == task.repo:  # another repository's work is no base for it
-                works.append(Work(needed.name, tip))
+                works.append(Work(needed.name, await self._work_of(needed)))
         base = one_shot.base or "HEAD"
         return await join(Path(task.repo or "."), works, environ) if works else base
+
+    async def _work_of(self, needed: Task) -> str:
+        """The commit with all that a task did, also where its session chose another branch."""
+        try:
+            return await newest(_job(needed))
+        except ClaudedoError as error:
+            reason = f"The branch of {needed.name}, which it needs, is gone: {error}"
+            raise ConflictError(reason) from error
 
     # Ending
 
@@ -283,14 +293,16 @@ class Queue:
         one_shot = await self._store.one_shot(task.id)
         if one_shot is None or one_shot.status.over:
             return
-        if facts.cancelled and task.id in self._coming_back:
+        if facts.cancelled and task.id in self._coming_back - self._cancelled:
             # Cut off by a person, it has not failed: its retries stay what they were.
             await self._store.change_one_shot(one_shot, attempts=max(0, one_shot.attempts - 1))
             await self.requeue(task)
             return
         verdict = judge(await self._completed(task, one_shot, facts))
-        if verdict.exit is RunExit.DONE:
-            verdict = await self._kept(task, verdict)
+        # With a check it was committed before that: what is committed is what was checked.
+        if verdict.exit is RunExit.DONE and one_shot.check is None:
+            trouble = await self.keep(task)
+            verdict = replace(verdict, exit=RunExit.FAILED, reason=trouble) if trouble else verdict
         async with self._store.together():
             there = await self._store.one_shot(task.id)
             if there is None or there.status.over:
@@ -315,32 +327,24 @@ class Queue:
             rules=one_shot.rules,
         )
 
-    async def _kept(self, task: Task, verdict: Verdict) -> Verdict:
-        """Commit what a task left, so that what needs it finds it; else the work is not done."""
-        task = await self._store.task(task.id)  # with its worktree
-        job = Job(
-            name=task.name,
-            main=Path(task.repo or "."),
-            worktree=Path(task.worktree) if task.worktree else None,
-            branch=task.branch,
-            base=task.base,
-            base_branch=task.base_branch,
-            made_branch=task.made_branch,
-            message=_subject(task),
-            environ=os.environ,
-        )
+    async def keep(self, task: Task) -> str | None:
+        """Commit what a task left, so that what needs it finds it; returns why that cannot be."""
         try:
-            await keep(job)
+            await keep(_job(await self._store.task(task.id)))  # the record with its worktree
         except ClaudedoError as error:
-            reason = f"it is done, but its work cannot be committed: {error}"
-            return replace(verdict, exit=RunExit.FAILED, reason=reason)
-        return verdict
+            return f"it is done, but its work cannot be committed: {error}"
+        return None
 
     async def _move(self, task: Task, status: TaskStatus) -> None:
-        """Change how far the task is, where the one table knows such a move."""
+        """Change how far the task is, as the one table allows: at need through `ongoing`."""
         task = await self._store.task(task.id)
-        if status in moves.onward(task.assignee, task.status):
-            await self._store.move_task(task, status, CLAUDEDO, CLAUDEDO)
+        if task.status is status:
+            return
+        direct = status in moves.onward(task.assignee, task.status)
+        for step in (status,) if direct else (TaskStatus.ONGOING, status):
+            task = await self._store.task(task.id)
+            if step in moves.onward(task.assignee, task.status):
+                await self._store.move_task(task, step, CLAUDEDO, CLAUDEDO)
 
     async def _skip_hopeless(self) -> None:
         """Skip what needs a task that did not complete, and what needs that in turn."""
@@ -357,7 +361,6 @@ class Queue:
 
     async def requeue(self, task: Task) -> None:
         """It did not come to its end: it waits for its turn again, and goes on where it was."""
-        self._coming_back.discard(task.id)
         one_shot = await self._store.one_shot(task.id)
         if one_shot is not None and not one_shot.status.over:
             await self._store.change_one_shot(
@@ -365,25 +368,31 @@ class Queue:
             )
 
     async def recover(self) -> None:
-        """Put back what a killed worker had begun and no process works on."""
+        """Put back what was begun and no session works on: a worker was killed, a disk full."""
         for one_shot in await self._store.one_shots():
-            session = await self._store.latest_session(one_shot.task_id)
-            lives = session is not None and session.state.live
-            if one_shot.status is QueueStatus.RUNNING and not lives:
+            running = one_shot.status is QueueStatus.RUNNING
+            if running and not await self._supervisor.attends(one_shot.task_id):
                 await self.requeue(await self._store.task(one_shot.task_id))
 
     # What a person wants
 
     async def cancel(self, tasks: Sequence[Task], *, requeue: bool) -> None:
         """End what runs of these tasks, cleanly; take out what waits, unless they come back."""
-        for task in tasks:
-            one_shot = await self._one_shot(task)
-            if one_shot.status is QueueStatus.QUEUED and not requeue:
-                await self.verdict(task, Facts(cancelled=True))
-        running = [t for t in tasks if (await self._one_shot(t)).status is QueueStatus.RUNNING]
-        if requeue:
-            self._coming_back |= {task.id for task in running}
+        async with self._choosing:  # what is being begun has a session afterwards
+            for task in tasks:
+                one_shot = await self._one_shot(task)
+                if one_shot.status is QueueStatus.QUEUED and not requeue:
+                    await self.verdict(task, Facts(cancelled=True))
+            running = [t for t in tasks if (await self._one_shot(t)).status is QueueStatus.RUNNING]
+        ends = self._coming_back if requeue else self._cancelled
+        ends |= {task.id for task in running}
         await asyncio.gather(*(self._supervisor.stop(task.id) for task in running))
+        ends -= {task.id for task in running}
+        if requeue:
+            await self.recover()
+            return
+        for task in running:  # nothing where it was judged; else its session was lost
+            await self.verdict(task, Facts(cancelled=True))
 
     async def again(self, tasks: Sequence[Task]) -> None:
         """Let ended tasks go on: with the mail that came for them, or where they did not finish.
@@ -418,6 +427,20 @@ class Queue:
         if one_shot is None:
             raise NotFoundError(f"{task.name} is no one-shot: `claudedo queue ls` lists those.")
         return one_shot
+
+
+def _job(task: Task) -> Job:
+    return Job(
+        name=task.name,
+        main=Path(task.repo or "."),
+        worktree=Path(task.worktree) if task.worktree else None,
+        branch=task.branch,
+        base=task.base,
+        base_branch=task.base_branch,
+        made_branch=task.made_branch,
+        message=_subject(task),
+        environ=os.environ,
+    )
 
 
 def _check_prompts(tasks: Mapping[str, Section]) -> None:

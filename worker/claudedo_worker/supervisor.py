@@ -195,6 +195,26 @@ class Supervisor:
             raise TimedOutError("The session did not end; see `claudedo doctor`, or try again.")
         return True
 
+    async def attends(self, task_id: str) -> bool:
+        """True if the task's session lives; one whose job failed (a full disk) is taken up again.
+
+        Not for a session that somebody begins at this moment.
+        """
+        session = await self._store.latest_session(task_id)
+        if session is None or not session.state.live:
+            return False
+        if session.id not in self._jobs:
+            self._take_up_later(session)
+        return True
+
+    async def settled(self, task_id: str) -> None:
+        """Wait until the task has no live session; one that was judged is about to end."""
+        if await self.attends(task_id):
+            session = await self._store.latest_session(task_id)
+            job = self._jobs.get(session.id) if session else None
+            if job is not None:
+                await asyncio.wait([job.work], timeout=STOP_PATIENCE)
+
     async def recover(self) -> None:
         """Take up the sessions that an earlier worker left: still running, ended, or lost.
 
@@ -584,6 +604,10 @@ class Supervisor:
             await self._lost(live.session, stop)
             return None
         next_ = await _patiently(lambda: live.ended(exit_, stopped=stop.is_set()))
+        if isinstance(next_, RunCheck) and self._queue is not None:
+            # Before it leaves something there itself: what is checked is what is committed.
+            trouble = await self._queue.keep(live.task)
+            next_ = live.failed(trouble) if trouble else next_
         if isinstance(next_, Over):
             await self._verdict(live.session, next_.facts)
             why = ON_REQUEST if stop.is_set() else "came to its end"
