@@ -18,7 +18,7 @@ import psutil
 import pytest
 import xmlschema
 
-from claudedo.demo.model import Answer, Error, ModelRequest, Rules, Sequence, Text, ToolUse
+from claudedo.demo.model import Answer, Error, ModelRequest, Sequence, Text, ToolUse, ToolUses
 from tests.support.repository import git
 from tests.support.world import PATIENCE, World, words_of
 
@@ -518,10 +518,7 @@ def test_a_one_shot_and_a_session_at_a_terminal_write_to_each_other(world: World
             Text("I have it."),
         ],
     )
-    world.model.script(
-        'the task "desk"',
-        Rules([("PING-TWO", answer_to("PING-TWO")), ("PING-ONE", answer_to("PING-ONE"))]),
-    )
+    world.model.script('the task "desk"', answer_pings)
     world.start("desk")
     world.run("queue", "add", "DO-SHOT", "--name", "shot", *MAY_USE_BASH)
     world.run("link", "desk", "shot")
@@ -533,7 +530,7 @@ def test_a_one_shot_and_a_session_at_a_terminal_write_to_each_other(world: World
     assert ended(queue)[0] == 0
     for ping in ("PING-ONE", "PING-TWO"):
         assert told(world, f"re: {ping}") == 1
-    assert json.loads(world.run("ls", "--json").stdout)[0]["session"]["state"] == "idle"
+    world.await_state("desk", "idle")
 
 
 def is_stored(world: World, body: str) -> bool:
@@ -541,13 +538,14 @@ def is_stored(world: World, body: str) -> bool:
     return any(message["body"] == body for message in thread)
 
 
-def answer_to(ping: str) -> Any:
-    def answer(request: ModelRequest) -> Answer:
-        found = re.search(rf"message (m_\w+) from the peer[^\n]*\n{ping}", request.latest)
-        assert found, request.latest
-        return tool("send_to_task", task_id="shot", body=f"re: {ping}", reply_to=found[1])
-
-    return answer
+def answer_pings(request: ModelRequest) -> Answer:
+    """Answer each that is new: they may come together, or one by one."""
+    found = re.findall(r"message (m_\w+) from the peer[^\n]*\n(PING-\w+)", request.latest)
+    answers = [
+        tool("send_to_task", task_id="shot", body=f"re: {ping}", reply_to=message)
+        for message, ping in found
+    ]
+    return ToolUses(answers) if answers else Text("ok")
 
 
 BAD_FILES = {
