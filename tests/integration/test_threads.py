@@ -110,6 +110,25 @@ def scene(
     return Scene(running, backend, question, client)
 
 
+def test_a_thread_is_read_in_parts_and_whole_by_those_who_know_of_no_parts(scene: Scene) -> None:
+    sent = [scene.send(scene.backend, f"number {number}").json["id"] for number in range(5)]
+    path = f"/api/tasks/{scene.backend.id}/messages"
+    whole = scene.thread(scene.backend)
+    assert [one["id"] for one in whole][-5:] == sent
+
+    def part(query: str) -> list[str]:
+        return [one["id"] for one in scene.worker.ask("GET", f"{path}?{query}").json]
+
+    assert scene.worker.ask("GET", f"{path}?limit=2").json == whole[-2:]
+    assert part(f"before={sent[3]}&limit=2") == sent[1:3]
+    assert part(f"after={sent[0]}&limit=2") == sent[1:3]
+    assert part(f"after={sent[0]}") == sent[1:]
+    assert part("limit=9999") == [one["id"] for one in whole]
+    for query in ("after=m_none", "limit=-1", "limit=x", f"after={sent[0]}&before={sent[1]}"):
+        answer = scene.worker.ask("GET", f"{path}?{query}")
+        assert (answer.status, answer.json["code"]) == (400, "usage"), query
+
+
 def test_a_person_makes_tasks_moves_them_and_sees_how_they_moved(scene: Scene) -> None:
     order = {"workspace": "shop", "title": "Write the docs", "body": "All of them."}
     made = scene.client.create_task(order)
@@ -323,6 +342,18 @@ def test_a_name_that_is_none_is_refused(scene: Scene, name: str) -> None:
     assert scene.upload(b"x", name).status == 400
     assert scene.upload(b"x", "a", "no type").status == 400
     assert scene.upload(b"x", "a", task="t_none").status == 404
+    assert scene.kept() == before
+
+
+@pytest.mark.parametrize("by_port", [False, True])
+def test_who_still_sends_a_file_that_is_refused_hears_why(scene: Scene, by_port: bool) -> None:
+    before, data = scene.kept(), bytes(3 * 2**20)  # more than any socket holds for its reader
+    port = scene.worker.port if by_port else None
+    headers = {"Cookie": scene.worker.cookie()}
+    for task, name, status in ((scene.backend.id, "..", 400), ("t_none", "a.bin", 404)):
+        path = f"/api/tasks/{task}/attachments?filename={name}"
+        answer = scene.worker.ask("POST", path, data, port=port, headers=headers)
+        assert (answer.status, answer.headers.get("connection")) == (status, None)
     assert scene.kept() == before
 
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from claudedo.errors import ConflictError, NotFoundError
+from claudedo.errors import ConflictError, NotFoundError, UsageError
 from claudedo.model import (
     USER,
     Ask,
@@ -603,6 +603,24 @@ class Store:
     async def thread(self, task_id: str) -> list[Message]:
         """What was said to a task, by it and about it, oldest first."""
         rows = await self._db.all("thread", task_id=task_id)
+        return await self._whole([_message(row) for row in rows])
+
+    async def thread_part(
+        self, task_id: str, limit: int, *, before: str | None = None, after: str | None = None
+    ) -> list[Message]:
+        """Up to `limit` messages of `thread` next to one of them, by omission the newest.
+
+        Oldest first. Raises `UsageError` for a message that is not one of them.
+        """
+        values: dict[str, Any] = {"task_id": task_id, "limit": limit, "place": Place().row}
+        if next_to := before or after:
+            row = await self._db.one("part_place", task_id=task_id, id=next_to)
+            if row is None:
+                raise UsageError(f"There is no message {next_to!r} in this thread.")
+            values["place"] = row["place"]
+        rows = list(await self._db.all("part_after" if after else "part_before", **values))
+        if not after:
+            rows.reverse()
         return await self._whole([_message(row) for row in rows])
 
     async def thread_page(self, task_id: str, limit: int, place: Place) -> Page:

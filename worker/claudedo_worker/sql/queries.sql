@@ -211,6 +211,28 @@ SELECT task_messages.*, tasks.name AS recipient
  WHERE task_messages.task_id = :task_id OR thread_id = :task_id OR sender = 'task:' || :task_id
  ORDER BY task_messages.created_at, task_messages.rowid;
 
+-- part_place: Where a message stands, if it is one of those of `thread`
+SELECT rowid AS place FROM task_messages
+ WHERE id = :id AND (task_id = :task_id OR thread_id = :task_id OR sender = 'task:' || :task_id);
+
+-- part_before: Those of `thread` before a place, newest first
+SELECT task_messages.*, tasks.name AS recipient
+  FROM task_messages JOIN tasks ON tasks.id = task_messages.task_id
+ WHERE task_messages.rowid IN (SELECT rowid FROM task_messages WHERE task_id = :task_id
+                         UNION SELECT rowid FROM task_messages WHERE thread_id = :task_id
+                         UNION SELECT rowid FROM task_messages WHERE sender = 'task:' || :task_id)
+   AND task_messages.rowid < :place
+ ORDER BY task_messages.rowid DESC LIMIT :limit;
+
+-- part_after: Those of `thread` after a place, oldest first. The signs keep it from looking at what
+-- was said before that place.
+SELECT task_messages.*, tasks.name AS recipient
+  FROM task_messages JOIN tasks ON tasks.id = task_messages.task_id
+ WHERE task_messages.rowid > :place
+   AND (+task_messages.task_id = :task_id OR +thread_id = :task_id
+        OR +sender = 'task:' || :task_id)
+ ORDER BY task_messages.rowid LIMIT :limit;
+
 -- thread_before: What was said in a task's own thread before a place, newest first
 SELECT task_messages.*, tasks.name AS recipient, task_messages.rowid AS place
   FROM task_messages JOIN tasks ON tasks.id = task_messages.task_id
