@@ -98,6 +98,12 @@ def wait_seconds(request: Request) -> float:
     return min(seconds, LONGEST_WAIT) if seconds > 0 else 0.0
 
 
+def announced(request: Request) -> int:
+    """The size of the body in bytes, 0 if the client does not say."""
+    size = request.headers.get("content-length", "0")
+    return int(size) if size.isascii() and size.isdigit() and len(size) < 19 else 0
+
+
 def environment(data: Mapping[str, Any]) -> dict[str, str]:
     env = data.get("env")
     if not isinstance(env, dict) or not all(map(_is_variable, env.items())):

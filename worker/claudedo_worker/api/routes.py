@@ -38,6 +38,7 @@ from claudedo_worker.api import (
     workspaces,
 )
 from claudedo_worker.api.context import Context, Handler
+from claudedo_worker.api.decode import announced
 from claudedo_worker.api.problems import http_problem, problem_response, unexpected
 
 BODY_LIMIT = 4 * 1024 * 1024
@@ -163,7 +164,12 @@ def _guarded(context: Context, rule: Rule) -> Callable[[Request], Awaitable[Resp
                 f"{protocol.PROTOCOL_VERSION}), this command speaks protocol {spoken}. Run "
                 "`claudedo worker stop`; the sessions go on, and the next command starts a new one."
             )
-        return await rule.handler(context, request)
+        try:
+            return await rule.handler(context, request)
+        except ClaudedoError:
+            if rule.streams:
+                request.state.cut = not await _drained(request)
+            raise
 
     return endpoint
 
@@ -183,6 +189,17 @@ def _denial(access: Access, rule: Rule) -> ClaudedoError:
     if access.kind is Kind.SESSION:
         return ForbiddenError("This is a person's decision; a session cannot take it.")
     return ForbiddenError("This can only be done from a terminal.")
+
+
+async def _drained(request: Request) -> bool:
+    """Read the rest of a body that is refused; False if it is too long, and the rest is cut off."""
+    if announced(request) > BODY_LIMIT:
+        return False
+    try:
+        await _body(request, BODY_LIMIT)
+    except UsageError:
+        return False
+    return True
 
 
 async def _body(request: Request, limit: int) -> bytes:
