@@ -357,18 +357,6 @@ def test_who_still_sends_a_file_that_is_refused_hears_why(scene: Scene, by_port:
     assert scene.kept() == before
 
 
-@pytest.mark.parametrize("by_port", [False, True])
-def test_who_still_sends_a_file_that_is_refused_hears_why(scene: Scene, by_port: bool) -> None:
-    before, data = scene.kept(), bytes(3 * 2**20)  # more than any socket holds for its reader
-    port = scene.worker.port if by_port else None
-    headers = {"Cookie": scene.worker.cookie()}
-    for task, name, status in ((scene.backend.id, "..", 400), ("t_none", "a.bin", 404)):
-        path = f"/api/tasks/{task}/attachments?filename={name}"
-        answer = scene.worker.ask("POST", path, data, port=port, headers=headers)
-        assert (answer.status, answer.headers.get("connection")) == (status, None)
-    assert scene.kept() == before
-
-
 def test_files_of_another_are_not_carried_and_none_twice(scene: Scene) -> None:
     file = scene.upload(b"x", "a.txt").json["id"]
     assert scene.send(scene.question, "x", file).status == 404  # given to another task
