@@ -97,7 +97,7 @@ async def fill(store: Store) -> Place:
     shop = await store.workspace_for("/repository", "shop")
     far = await store.workspace_for("/elsewhere", "far")
     backend = await store.add_task(a_task(shop, "backend"))
-    mates = [await make_mate(store, shop, f"held{number}") for number in range(40)]
+    mates = [await make_mate(store, shop, f"held{number}") for number in range(60)]
     return Place(OwnWorker(Path()), backend, far, mates)
 
 
@@ -681,6 +681,27 @@ async def test_a_prompt_that_says_nothing_usable_is_ignored(
 
     assert taken.status == 202
     assert await asyncio.to_thread(place.asks, mate) == []
+
+
+ODD_INPUTS = (
+    '{"command": NaN}', '{"command": -Infinity}', '{"command": 1e999}', "[" * 60_000,
+    '{"a":' * 20_000, '{"a":' * 400 + "1" + "}" * 400, '{"a":' * 990 + "1" + "}" * 990,
+    '{"command":"\\ud800"}', "{}", "", '{"command":"a\\u0000b"}', '["touch"]',
+    '{"command":"touch', "9" * 5000,
+)  # fmt: skip
+
+
+def test_a_prompt_is_shown_whatever_the_client_says_of_its_input(place: Place) -> None:
+    mate = place.mate()
+    session = shake_hands(place, mate)
+    for number, preview in enumerate(ODD_INPUTS):
+        message = permission_request(f"odd{number}", input_preview=preview)
+        taken = place.ask_mcp(mate, "POST", message, Mcp_Session_Id=session)
+        [ask] = place.asks(mate)
+        shown = place.worker.ask("GET", f"/api/asks/{ask['id']}")
+
+        assert (taken.status, shown.status) == (202, 200), preview[:20]
+        assert shown.json["title"].startswith("Bash")
 
 
 async def send_raw(program: Program, message: dict[str, Any]) -> None:

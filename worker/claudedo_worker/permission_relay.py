@@ -41,6 +41,9 @@ log = logging.getLogger(__name__)
 PERMISSION = "notifications/claude/channel/permission"
 FOR_EVER = "9999-12-31T00:00:00.000Z"
 LONGEST_ID, LONGEST_TEXT = 200, 64 * 1024  # characters
+DEEPEST = 64
+"""Levels of an input that is shown as an object; a deeper one is shown as a text."""
+
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,200}")
 
 
@@ -181,13 +184,27 @@ class PermissionRelay:
 def _input(params: Mapping[str, Any]) -> dict[str, Any]:
     """The call's input as far as the client tells it: its beginning, JSON or not (5.1)."""
     texts = {key: str(params.get(key) or "")[:LONGEST_TEXT] for key in _TOLD}
+    given = _object(texts["input_preview"])
+    return given if given is not None else {key: text for key, text in texts.items() if text}
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    """The object that a text describes; None if it is no JSON that everybody could be shown."""
     try:
-        given = json.loads(texts["input_preview"])
-    except ValueError:
-        given = None
-    if isinstance(given, dict):
-        return given
-    return {key: text for key, text in texts.items() if text}
+        given = json.loads(text)
+        # Neither NaN nor half a character can be told to a page.
+        json.dumps(given, allow_nan=False, ensure_ascii=False).encode()
+        return given if isinstance(given, dict) and _depth(given) <= DEEPEST else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def _depth(value: Any) -> int:
+    """How deep a value is nested."""
+    if not isinstance(value, dict | list):
+        return 0
+    within = value.values() if isinstance(value, dict) else value
+    return 1 + max(map(_depth, within), default=0)
 
 
 _TOLD = ("description", "input_preview")
