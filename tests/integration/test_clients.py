@@ -300,6 +300,22 @@ async def test_a_program_with_a_token_has_the_tools_and_acts_as_that_client(
     assert mate.text not in place.worker.log
 
 
+def test_a_token_in_an_address_is_not_logged_when_a_websocket_is_asked_for(place: Place) -> None:
+    mate = place.mate()
+    upgrade = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version": "13",
+    }
+    for path in ("/mcp/shop", "/socket.io/", "/none"):
+        address = f"{path}?token={mate.text}"
+        answer = place.worker.ask("GET", address, port=place.port, headers=upgrade)
+        assert answer.status == 403
+
+    assert mate.text not in place.worker.log
+
+
 async def test_a_newer_program_that_tries_first_falls_back_to_the_handshake(place: Place) -> None:
     mate = place.mate()
     async with (

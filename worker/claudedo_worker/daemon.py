@@ -201,6 +201,7 @@ def _config(door: Door) -> uvicorn.Config:
         loop="asyncio",
         lifespan="off",
         log_config=None,
+        log_level="warning",  # below that it logs addresses of WebSockets, and tokens with them
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=1,
