@@ -61,6 +61,8 @@ class FakeWorker:
         self.moves: dict[str, list[Json]] = {}
         self.files: dict[str, tuple[str, bytes]] = {}
         self.attachment_limit = 25 * 2**20
+        self.asked: list[str] = []  #: every path that was asked for, with its query
+        self.held: dict[str, asyncio.Event] = {}  #: path → its answers wait, as old as they are
         self._by_key: dict[str, str] = {}
         self._socket = _bound_socket(0)
         self.port: int = self._socket.getsockname()[1]
@@ -223,7 +225,9 @@ class FakeWorker:
         pending = self.tasks[task_id]["pending"] if task_id in self.tasks else 0
         payload: Json = {"task_id": task_id} | more
         if message_id is not None:
-            payload |= {"message_id": message_id, "pending": pending}
+            said = self.messages[message_id]
+            payload |= {"message_id": message_id, "pending": pending, "sender": said["sender"]}
+            payload |= {"receipts": said["receipts"], "via": said["via"], "thread": task_id}
         event = {"seq": len(self.events) + 1, "type": kind, "workspace": "w_1", "payload": payload}
         self.events.append(event)
         if self._sio is None:
@@ -307,7 +311,7 @@ class FakeWorker:
                 Route("/api/worker", self._about),
                 Mount("/socket.io", socketio.ASGIApp(sio, socketio_path="")),
             ],
-            middleware=[Middleware(PageHeaders)],
+            middleware=[Middleware(PageHeaders, worker=self)],
         )
         return app
 
@@ -442,6 +446,14 @@ class FakeWorker:
             return problem(404, "not_found")
         own = f"task:{task}"
         shown = [m for m in self.messages.values() if m["task"] == task or m["sender"] == own]
+        ids, query = [m["id"] for m in shown], request.query_params
+        if not {query.get("before"), query.get("after")} <= {None, *ids}:
+            return problem(400, "usage", "There is no such message in this thread.")
+        if "after" in query:
+            shown = shown[ids.index(query["after"]) + 1 :][: int(query["limit"])]
+        else:
+            shown = shown[: ids.index(query["before"])] if "before" in query else shown
+            shown = shown[-int(query["limit"]) :]
         return JSONResponse([without_task(m) for m in shown])
 
     async def _show_message(self, request: Request) -> Response:
@@ -481,14 +493,20 @@ class FakeWorker:
 class PageHeaders:
     """Puts the worker's security headers on every answer."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, worker: FakeWorker) -> None:
         self._app = app
+        self._worker = worker
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes everything on; adds the headers to HTTP answers."""
+        """Passes everything on; adds the headers to HTTP answers, and holds those it is told to."""
+        path = scope.get("path", "")
+        query = scope.get("query_string", b"").decode()
+        self._worker.asked.append(f"{path}?{query}" if query else path)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
+                if path in self._worker.held:
+                    await self._worker.held[path].wait()
                 headers = [
                     (b"content-security-policy", claudedo_webui.csp().encode()),
                     (b"x-content-type-options", b"nosniff"),

@@ -547,7 +547,8 @@ class Store:
 
     async def _tell_said(self, task: Task, message: Message) -> list[Event]:
         """What is to be delivered is queued; what is for a person is there."""
-        payload: dict[str, Any] = {"message_id": message.id, "thread": message.thread}
+        names = {"thread": message.thread, "sender": message.sender}
+        payload: dict[str, Any] = {"message_id": message.id, **names}
         if message.party == USER:
             return [await self._event("reply.received", task.workspace_id, task.id, payload)]
         payload |= {"pending": await self.pending(task.id)}
