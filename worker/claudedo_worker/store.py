@@ -560,12 +560,9 @@ class Store:
             place = {"thread_id": reply.thread, "task_id": reply.sender.removeprefix("task:")}
             answered += [row["id"] for row in await self._db.all("read_messages", **place)]
         names = {"sender": reply.sender, "recipient": reply.task_id}
-        events = []
-        for message_id in dict.fromkeys(answered):
-            if await self._db.run("mark_answered", {"id": message_id, "at": now(), **names}):
-                message = await self.message(message_id)
-                events.append(await self._message_event("message.answered", message))
-        return events
+        ids = json.dumps(answered)
+        rows = await self._db.all("mark_answered", ids=ids, at=now(), **names)
+        return await self._message_events("message.answered", [row["id"] for row in rows])
 
     async def message(self, message_id: str) -> Message:
         """One message. Raises `NotFoundError`."""
@@ -742,17 +739,22 @@ class Store:
         self._tell([event])
         return await self.token(token.id)
 
-    async def add_connection(self, connection: Connection, token: Token, keep: int) -> list[str]:
-        """Remember a client's MCP session; the token's oldest beyond `keep` are forgotten.
+    async def add_connection(
+        self,
+        connection: Connection,
+        token: Token,
+        forget: Callable[[Sequence[str]], Sequence[str]],
+    ) -> Sequence[str]:
+        """Remember a client's MCP session, and no more those that `forget` takes of the token's.
 
-        Returns the ids of those.
+        It is given the ids of those before, newest first. Returns what it took.
         """
         async with self._db.transaction():
-            await self._db.run("insert_connection", asdict(connection))
             rows = await self._db.all("connections_of", token_id=token.id)
-            old = [row["id"] for row in rows[keep:]]
+            old = forget([row["id"] for row in rows])
             for connection_id in old:
                 await self._db.run("delete_connection", {"id": connection_id})
+            await self._db.run("insert_connection", asdict(connection))
             told = {"token_id": token.id, "name": token.name, "client": connection.client}
             event = await self._event("agent.connected", token.workspace_id, None, told)
         self._tell([event])
@@ -774,43 +776,52 @@ class Store:
 
     async def mail_of(self, party: str) -> list[Lent]:
         """What a client has to act on and did not confirm, in the order in which to give it."""
-        return [await self._lent(row) for row in await self._db.all("mail_of", party=party)]
+        return await self._mail(party, "*", -1)
 
-    async def lend(
-        self,
-        connection: Connection,
-        choose: Callable[[Sequence[Lent]], Sequence[Lent]],
-        via: Transport,
+    async def _mail(self, party: str, whose: str, limit: int) -> list[Lent]:
+        rows = await self._db.all("mail_of", party=party, whose=whose, limit=limit)
+        names = ("lent_to", "lent", "pushed")
+        bare = [_message({k: row[k] for k in row.keys() if k not in names}) for row in rows]  # noqa: SIM118 - see _message
+        return [
+            Lent(
+                message=message,
+                connection_id=row["lent_to"],
+                pushed=bool(row["pushed"]),
+                before=bool(row["lent"]),
+            )
+            for row, message in zip(rows, await self._whole(bare), strict=True)
+        ]
+
+    async def lend_inbox(
+        self, connection: Connection, choose: Callable[[Sequence[Lent]], Sequence[Lent]]
     ) -> list[Lent]:
         """Give a connection what `choose` takes of the mail that no other connection has now.
 
         It counts as offered. Of several connections that ask at once only one gets a message.
         """
-        at, events = now(), []
-        async with self._db.transaction():
-            mail = await self.mail_of(f"token:{connection.token_id}")
-            free = [one for one in mail if one.connection_id in (None, connection.id)]
-            chosen = list(choose(free))
-            for one in chosen:
-                place = {"message_id": one.message.id, "connection_id": connection.id}
-                pushed = via is Transport.CHANNEL
-                await self._db.run("lend", {**place, "pushed": pushed, "at": at})
-                await self._db.run("mark_offered", {"id": one.message.id, "at": at, "via": via})
-                message = await self.message(one.message.id)
-                events.append(await self._message_event("message.offered", message))
-        self._tell(events)
-        return chosen
+        async with self.together():
+            mail = await self._mail(f"token:{connection.token_id}", connection.id, -1)
+            return await self._lend(connection, choose(mail), Transport.INBOX)
 
-    async def _lent(self, row: Row) -> Lent:
-        values = {key: row[key] for key in row.keys()}  # noqa: SIM118 - see _message
-        given = {key: values.pop(key) for key in ("lent_to", "lent", "pushed")}
-        [message] = await self._whole([_message(values)])
-        return Lent(
-            message=message,
-            connection_id=given["lent_to"],
-            pushed=bool(given["pushed"]),
-            before=bool(given["lent"]),
-        )
+    async def lend_push(self, connection: Connection) -> Lent | None:
+        """The same for the first message that no connection has; None if there is none."""
+        async with self.together():
+            mail = await self._mail(f"token:{connection.token_id}", "", 1)
+            return next(iter(await self._lend(connection, mail, Transport.CHANNEL)), None)
+
+    async def _lend(
+        self, connection: Connection, chosen: Sequence[Lent], via: Transport
+    ) -> list[Lent]:
+        at, events = now(), []
+        pushed = via is Transport.CHANNEL
+        for one in chosen:
+            place = {"message_id": one.message.id, "connection_id": connection.id}
+            await self._db.run("lend", {**place, "pushed": pushed, "at": at})
+            await self._db.run("mark_offered", {"id": one.message.id, "at": at, "via": via})
+            message = await self.message(one.message.id)
+            events.append(await self._message_event("message.offered", message))
+        self._tell(events)
+        return list(chosen)
 
     async def lends(self, connection_id: str) -> dict[str, bool]:
         """The messages that a connection did not confirm; True for one that was pushed."""
@@ -967,26 +978,52 @@ class Store:
             return await self._db.run("prune_events", {"keep": keep, "before": before})
 
     async def _message_event(self, kind: str, message: Message) -> Event:
-        task = await self.task(message.task_id)
-        payload = {
-            "message_id": message.id,
-            "pending": await self.pending(task.id),
-            "receipts": asdict(message.receipts),
-            "via": message.via,
-        }
-        return await self._event(kind, task.workspace_id, task.id, payload)
+        [event] = await self._message_events(kind, [message.id])
+        return event
+
+    async def _message_events(self, kind: str, message_ids: Sequence[str]) -> list[Event]:
+        """What tells of messages as they are now; as few statements for many as for one."""
+        told: dict[str, list[dict[str, Any]]] = {}
+        for row in await self._db.all("receipts", ids=json.dumps(message_ids)):
+            receipts = {name: row[name] for name in ("stored_at", *_RECEIPTS)}
+            payload = {"message_id": row["id"], "receipts": receipts, "via": row["via"]}
+            told.setdefault(row["task_id"], []).append(payload)
+        events: list[Event] = []
+        for task_id, payloads in told.items():
+            task, pending = await self.task(task_id), await self.pending(task_id)
+            full = [{**payload, "pending": pending} for payload in payloads]
+            events += await self._events(kind, task.workspace_id, task_id, full)
+        return events
 
     async def _event(
         self, kind: str, workspace_id: str, task_id: str | None, payload: Mapping[str, Any]
     ) -> Event:
+        [event] = await self._events(kind, workspace_id, task_id, [payload])
+        return event
+
+    async def _events(
+        self,
+        kind: str,
+        workspace_id: str,
+        task_id: str | None,
+        payloads: Sequence[Mapping[str, Any]],
+    ) -> list[Event]:
+        """Store facts of one kind about one task."""
         at = now()
-        full = {"task_id": task_id, **payload}
-        values = {"type": kind, "workspace_id": workspace_id, "task_id": task_id, "at": at}
-        row = await self._db.one("insert_event", **values, payload=json.dumps(full))
-        seq = int(row["seq"]) if row else 0
-        return Event(
-            seq=seq, type=kind, workspace_id=workspace_id, task_id=task_id, payload=full, at=at
-        )
+        about: dict[str, Any] = {
+            "type": kind,
+            "workspace_id": workspace_id,
+            "task_id": task_id,
+            "at": at,
+        }
+        full = [{"task_id": task_id, **payload} for payload in payloads]
+        texts = json.dumps([json.dumps(payload) for payload in full])
+        rows = await self._db.all("insert_events", **about, payloads=texts)
+        numbers = sorted(int(row["seq"]) for row in rows)  # of rows that were stored in order
+        return [
+            Event(**about, seq=seq, payload=payload)
+            for seq, payload in zip(numbers, full, strict=True)
+        ]
 
     def _tell(self, events: Sequence[Event]) -> None:
         if self._db.inside:

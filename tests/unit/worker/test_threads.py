@@ -462,6 +462,36 @@ async def test_a_reply_in_its_own_thread_answers_what_was_read_there(room: Room)
     assert await room.store.pending(room.backend.id) == 1
 
 
+async def test_a_reply_answers_many_with_as_few_statements_as_one(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, ran = room.store._db.all, [0]
+
+    async def count(name: str, /, **values: Any) -> Any:
+        ran[0] += 1
+        return await run(name, **values)
+
+    monkeypatch.setattr(room.store._db, "all", count)
+    costs, answered = [], []
+    for many in (2, 200):
+        async with room.store.together():
+            for number in range(many):
+                await room.arrives(await room.threads.say(PERSON, room.backend, str(number)))
+        ran[0], before = 0, len(room.told)
+        await room.threads.say(room.session, room.backend, "All done.")
+        costs.append(ran[0])
+        events = [event for event in room.told[before:] if event.type == "message.answered"]
+        assert [event.seq for event in events] == sorted({event.seq for event in events})
+        assert all(event.payload["receipts"]["answered_at"] for event in events)
+        assert all(event.payload["pending"] == 0 for event in events)
+        answered.append(len({event.payload["message_id"] for event in events}))
+        stored = await room.store.events_after(events[0].seq - 1)
+        assert stored[: len(events)] == events
+
+    assert answered == [2, 200]
+    assert costs[0] == costs[1]
+
+
 async def test_to_whom_words_go(room: Room) -> None:
     own = await room.threads.say(room.session, room.backend, "to the person")
     peer = await room.threads.say(room.other, room.backend, "to the session")

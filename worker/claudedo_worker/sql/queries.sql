@@ -200,6 +200,10 @@ SELECT task_messages.*, tasks.name AS recipient
   FROM task_messages JOIN tasks ON tasks.id = task_messages.task_id
  WHERE sender = :sender AND key = :key;
 
+-- receipts: How far some messages came, in the order in which they were stored
+SELECT id, task_id, via, created_at AS stored_at, offered_at, delivered_at, read_at, answered_at
+  FROM task_messages WHERE id IN (SELECT value FROM json_each(:ids)) ORDER BY rowid;
+
 -- message: One message with its recipient's name
 SELECT task_messages.*, tasks.name AS recipient
   FROM task_messages JOIN tasks ON tasks.id = task_messages.task_id
@@ -253,15 +257,17 @@ SELECT id FROM task_messages
    AND read_at IS NOT NULL AND answered_at IS NULL;
 
 -- mail_of: What a party that is no session of ours has to act on and did not confirm: halt first,
--- then high, then by age. `lent_to` has it now; `lent` if any connection has, or had, it.
+-- then high, then by age. `lent_to` has it now; `lent` if any connection has, or had, it. `whose`:
+-- only what no connection has but this one; '*' for all.
 SELECT task_messages.*, tasks.name AS recipient, lends.connection_id AS lent_to,
        lends.pushed, lends.message_id IS NOT NULL AS lent
   FROM task_messages JOIN tasks ON tasks.id = task_messages.task_id
   LEFT JOIN lends ON lends.message_id = task_messages.id
  WHERE delivered_at IS NULL
    AND (party = :party OR (party IS NULL AND tasks.holder = :party))
+   AND (:whose = '*' OR lends.connection_id IS NULL OR lends.connection_id = :whose)
  ORDER BY CASE priority WHEN 'halt' THEN 0 WHEN 'high' THEN 1 ELSE 2 END,
-          task_messages.created_at, task_messages.rowid;
+          task_messages.created_at, task_messages.rowid LIMIT :limit;
 
 -- insert_attachment: A file that was given
 INSERT INTO attachments (id, task_id, message_id, filename, mime_type, size, sha256, party, created_at)
@@ -407,11 +413,13 @@ UPDATE task_messages
                           THEN :at ELSE answered_at END
  WHERE id = :id AND delivered_at IS NOT NULL AND forgotten = 0 AND read_at IS NULL;
 
--- mark_answered: A reply came back from the recipient, and the message was read before. A person
+-- mark_answered: A reply came back from the recipient of messages that were read before. A person
 -- sees every reply in the thread; a session is answered only by what is sent to it.
 UPDATE task_messages SET answered_at = :at
- WHERE id = :id AND 'task:' || task_id = :sender AND sender IN ('user', 'task:' || :recipient)
-   AND read_at IS NOT NULL AND answered_at IS NULL;
+ WHERE id IN (SELECT value FROM json_each(:ids))
+   AND 'task:' || task_id = :sender AND sender IN ('user', 'task:' || :recipient)
+   AND read_at IS NOT NULL AND answered_at IS NULL
+RETURNING id;
 
 -- forget: A delivered message that was not read is out of the context again
 UPDATE task_messages SET forgotten = 1
@@ -448,9 +456,10 @@ SELECT DISTINCT attempts.* FROM attempts
    AND forgotten = 0
  ORDER BY attempts.created_at, attempts.rowid;
 
--- insert_event: A fact, stored with what it tells of
+-- insert_events: Facts of one kind about one task, stored with what they tell of, in its order
 INSERT INTO events (type, workspace_id, task_id, payload, at)
-VALUES (:type, :workspace_id, :task_id, :payload, :at) RETURNING seq;
+SELECT :type, :workspace_id, :task_id, value, :at FROM json_each(:payloads) WHERE true ORDER BY key
+RETURNING seq;
 
 -- events_after: The facts after a number, in order
 SELECT * FROM events WHERE seq > :after ORDER BY seq LIMIT :limit;
