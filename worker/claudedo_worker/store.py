@@ -520,7 +520,7 @@ class Store:
         async with self._db.transaction():
             task = await self.task(message.task_id)
             if earlier := await self.message_by_key(message.sender, key):
-                if (earlier.task_id, earlier.body) != (task.id, message.body):
+                if (earlier.thread, earlier.body) != (message.thread, message.body):
                     raise ConflictError(
                         f"The key {key!r} was used for another message ({earlier.id}); nothing "
                         "was sent. Use a new key for a new message."

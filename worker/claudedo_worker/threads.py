@@ -13,7 +13,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -144,16 +144,20 @@ class Threads:
 
         `attachments` are `{"filename", "mimeType", "data"}`. The same again under the same `key`
         gives the task that was made the first time. Raises `UsageError`, and `RefusedError` to who
-        makes tasks without end; then nothing is stored.
+        makes tasks without end, and `ConflictError` if the key was used for something else; then
+        nothing is stored.
         """
         title = check_title(title)
         check_body(body)
         workspace = await self._store.workspace(workspace_id)
-        if key and (earlier := await self._store.message_by_key(party.id, key)):
-            return await self._store.task(earlier.thread)
+        like = (title, body, assignee)
+        if made := await self._made_before(party, key, like):
+            return made
         async with self._attachments.keep_encoded(attachments) as contents:
             await self._slow_down(party, None)
             async with self._store.together():
+                if made := await self._made_before(party, key, like):
+                    return made  # the same call came twice, at once
                 task = await self._store.add_task(
                     Task(
                         id=new_id("t"),
@@ -189,21 +193,28 @@ class Threads:
         """
         if words:
             check_body(words)
-        moves.check(task.assignee, task.status, status, role_of(party, task))
-        if status is task.status:
-            return task
         async with self._store.together():
-            moved = await self._store.move_task(task, status, party.id, party.name)
-            if task.assignee is Assignee.HUMAN:
-                await self._follow_with_ask(task, moved, party, words)
-                if party.is_person and task.creator != USER:
-                    await self._say(PERSON, task, f"{status}: {words}" if words else f"{status}.")
-                return moved
+            there = await self._store.task(task.id)  # who holds it now? The status is as was seen
+            there = replace(there, status=task.status)
+            moves.check(there.assignee, there.status, status, role_of(party, there))
+            moved = there
+            if status is not there.status:
+                moved = await self._store.move_task(there, status, party.id, party.name)
+                words = await self._follow(there, moved, party, words)
             if words and party.is_person:
-                await self._say(PERSON, task, words)
-            if task.holder and (status.over or status is TaskStatus.NOTSTARTED):
-                await self._store.release_task(task)
+                await self._say(PERSON, there, words)
+            if there.holder and (status.over or status is TaskStatus.NOTSTARTED):
+                await self._store.release_task(there)
         return moved
+
+    async def _follow(self, before: Task, task: Task, party: Party, words: str) -> str:
+        """What else a move changes; returns what is to be said of it."""
+        if task.assignee is not Assignee.HUMAN:
+            return words
+        await self._follow_with_ask(before, task, party, words)
+        if task.creator == USER:
+            return words
+        return f"{task.status}: {words}" if words else f"{task.status}."
 
     async def claim(self, party: Party) -> Task | None:
         """The next agent task of the workspace that nobody works on; it is now this party's.
@@ -213,11 +224,12 @@ class Threads:
         """
         if party.workspace_id is None:
             raise ForbiddenError("Only a session or a client claims tasks.")
-        if party.task_id:
-            for task in await self._store.tasks():
+        async with self._store.together():
+            for task in await self._store.tasks() if party.task_id else ():
                 if task.holder == party.id and task.status is TaskStatus.NOTSTARTED:
-                    return task
-        return await self._store.claim_task(party.workspace_id, party.id, lease_end())
+                    await self._store.extend_claims(party.id, lease_end())
+                    return await self._store.task(task.id)
+            return await self._store.claim_task(party.workspace_id, party.id, lease_end())
 
     async def forget(self, task: Task) -> None:
         """Forget a task that nobody works on any more, with its thread and its files.
@@ -443,6 +455,21 @@ class Threads:
             f"Not sent: {BURST} {what} within a minute. Collect what you have to say in one "
             "message, and wait for the answer before you write again."
         )
+
+    async def _made_before(
+        self, party: Party, key: str | None, like: tuple[str, str, Assignee]
+    ) -> Task | None:
+        """The task that `party` made under this key. Raises `ConflictError` if that is another."""
+        earlier = await self._store.message_by_key(party.id, key) if key else None
+        if earlier is None:
+            return None
+        task = await self._store.task(earlier.thread)
+        if (task.title, task.body, task.assignee) != like or task.creator != party.id:
+            raise ConflictError(
+                f"The key {key!r} was used for something else in {task.name}; nothing was made. "
+                "Use a new key for a new task."
+            )
+        return task
 
     async def _free_name(self, workspace_id: str, title: str) -> str:
         taken = {t.name for t in await self._store.tasks() if t.workspace_id == workspace_id}

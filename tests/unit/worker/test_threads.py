@@ -304,6 +304,31 @@ async def test_a_call_that_comes_twice_makes_one_task_and_one_message(room: Room
     assert len(await room.store.thread(one.id)) == len(await room.store.attachments_of_task(one.id))
 
 
+async def test_two_equal_calls_at_once_make_one_task_and_another_under_their_key_none(
+    room: Room,
+) -> None:
+    made = await asyncio.gather(
+        *(room.make(room.session, Assignee.HUMAN, key="toolu_1") for _ in range(5))
+    )
+    assert len({task.id for task in made}) == 1
+    before = await room.state()
+    said = await room.threads.say(room.session, room.backend, "All of it.", key="toolu_2")
+    for key, title in (("toolu_1", "Another"), ("toolu_2", "Do it")):
+        with pytest.raises(ConflictError, match=f"key '{key}' was used for something else"):
+            await room.make(room.session, title=title, key=key)
+    assert (await room.store.message(said.id)).body == "All of it."
+    assert (await room.state())[0] == before[0]
+
+
+async def test_a_message_that_comes_twice_is_one_though_its_recipient_changed(room: Room) -> None:
+    task = await room.make(PERSON)
+    first = await room.threads.say(PERSON, task, "Hurry.", key="k")
+    await room.threads.claim(room.session)
+    second = await room.threads.say(PERSON, task, "Hurry.", key="k")
+    assert first.id == second.id
+    assert (first.task_id, second.task_id) == (task.id, room.backend.id)
+
+
 # Who reaches what
 
 
@@ -425,6 +450,45 @@ async def test_a_claimed_task_is_moved_by_its_holder_and_let_go_at_its_end(room:
 
     assert (await room.store.task(task.id)).holder is None
     assert [move.name for move in await room.store.moves(task.id)] == ["laptop", "laptop"]
+
+
+async def test_a_move_goes_by_who_holds_the_task_now_not_by_who_was_seen_to(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rival = Party(id="token:k_2", name="desktop", workspace_id=room.workspace.id)
+    unheld = await room.make(PERSON)
+    with monkeypatch.context() as past:
+        past.setattr(threads_module, "lease_end", lambda: "2000")
+        once = await room.threads.claim(room.client)
+    assert once and await room.threads.claim(rival)
+    with pytest.raises(ForbiddenError):
+        await room.threads.move(room.client, once, TaskStatus.ONGOING)
+    await room.threads.move(PERSON, unheld, TaskStatus.REJECTED, "No need.")
+
+    task = await room.store.task(unheld.id)
+    assert (task.status, task.holder) == (TaskStatus.REJECTED, None)
+
+
+async def test_words_with_no_move_are_said_all_the_same(room: Room) -> None:
+    question = await room.make(room.session, Assignee.HUMAN)
+    reminder = await room.make(PERSON, Assignee.HUMAN)
+    await room.threads.move(PERSON, question, TaskStatus.NOTSTARTED, "Later.")
+    await room.threads.move(PERSON, room.backend, room.backend.status, "Good.")
+    await room.threads.move(PERSON, reminder, TaskStatus.REJECTED, "Forget it.")
+
+    mail = await room.store.deliverable(room.backend.id)
+    assert [(one.body, one.thread) for one in mail] == [
+        ("Later.", question.id),
+        ("Good.", room.backend.id),
+    ]
+    assert await room.words(reminder) == ["All of it.", "Forget it."]
+
+
+async def test_a_session_that_claims_twice_at_once_gets_one_task(room: Room) -> None:
+    for title in ("One", "Two"):
+        await room.make(PERSON, title=title)
+    got = await asyncio.gather(*(room.threads.claim(room.session) for _ in range(4)))
+    assert [task.title for task in got if task] == ["One"] * 4
 
 
 async def test_a_session_that_claims_gets_the_tasks_mail_and_one_at_a_time(room: Room) -> None:
@@ -561,6 +625,19 @@ async def test_who_speaks_without_end_is_refused_and_the_person_never(room: Room
     assert (tasks, messages, events, files) == (*before[:2], before[2] + 2, before[3])
     for number in range(BURST + 5):
         await room.threads.say(PERSON, room.frontend, str(number))
+
+
+async def test_a_client_that_speaks_without_end_is_refused_too(room: Room) -> None:
+    for number in range(BURST):
+        await room.threads.say(room.client, room.frontend, str(number))
+        await room.make(room.client, title=f"Task {number}")
+    before = (await room.state())[:2]
+    tools = room.tools(room.client)
+    with pytest.raises(RefusedError, match="Not sent: 30 messages to frontend"):
+        await tools.reply("frontend", "one too many", [HELLO], None)
+    with pytest.raises(RefusedError, match="30 new tasks"):
+        await tools.create("x", "x", Assignee.HUMAN, [HELLO], None)
+    assert (await room.state())[:2] == before
 
 
 async def test_what_a_delivery_looks_at_does_not_grow_with_the_thread(room: Room) -> None:
