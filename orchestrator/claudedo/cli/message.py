@@ -82,6 +82,9 @@ def send(
     _check_files(files)
     ids = [_upload(client, task["id"], file) for file in files]
     sent = _store(client, task["id"], body, priority, reply_to, ids)
+    if wait in (Rung.READ, Rung.ANSWERED) and str(task.get("holder")).startswith("token:"):
+        whose = f"{render.line(task['name'])} is worked on by a client with a token"
+        render.note(f"{whose}: of it no more is known than delivered.")
     if wait is not Rung.STORED:
         sent = _wait(client, sent, wait, timeout, task["name"])
     if json_output:
@@ -189,8 +192,8 @@ def _say_if_absent(task: dict[str, Any]) -> None:
     session = task["session"]
     if not task["supervised"] or (session and SessionState(session["state"]).live):
         return
-    if task.get("assignee") == Assignee.HUMAN:
-        return  # it goes to who asked
+    if task.get("assignee") == Assignee.HUMAN or task.get("holder"):
+        return  # it goes to who asked, or to who claimed it
     command = "restart" if session else "start"
     name = render.line(task["name"])
     render.note(f"{name} does not run now and gets this when it does: claudedo {command} {name}")
