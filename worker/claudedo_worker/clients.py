@@ -32,7 +32,6 @@ from claudedo.model import (
     SessionState,
     Task,
     Token,
-    Transport,
     now,
 )
 from claudedo_worker import mcp_server
@@ -46,7 +45,7 @@ from claudedo_worker.tokens import Tokens
 log = logging.getLogger(__name__)
 
 CONNECTIONS = 32
-"""So many MCP sessions of one token are remembered; the oldest make room for new ones."""
+"""So many MCP sessions of one token are remembered; those not heard of for longest make room."""
 
 SETTLED = 0.5
 """Seconds after `tools/list` from which on a push is not lost (docs/claude-cli.md 17.2)."""
@@ -95,6 +94,7 @@ class Client:
         self.stream: EventStream | None = None
         self.news = asyncio.Event()
         self.answered: set[str] = set()  # what calls of `check_inbox` have returned
+        self.written: set[str] = set()  # what was pushed into the stream that it has now
         self.heard_at = time.monotonic()
         self.left_at: float | None = None  # when its last stream ended
         self.alive_at = 0.0  # when its claims were renewed
@@ -201,11 +201,20 @@ class Clients:
             client=name[:200],
             created_at=now(),
         )
-        for old in await self.store.add_connection(connection, token, CONNECTIONS):
+        for old in await self.store.add_connection(connection, token, self._too_many):
             self._forget(old)
         client = Client(self, connection, token, shown, known=False)
         self._clients[connection.id] = client
         return client
+
+    def _too_many(self, connection_ids: Sequence[str]) -> Sequence[str]:
+        """Which MCP sessions of a token, given newest first, make room for another one."""
+        return sorted(connection_ids, key=self._life, reverse=True)[CONNECTIONS - 1 :]
+
+    def _life(self, connection_id: str) -> tuple[bool, float]:
+        """How likely it is that a program still uses its MCP session: the more, the greater."""
+        client = self._clients.get(connection_id)
+        return (client.stream is not None, client.heard_at) if client else (False, 0.0)
 
     async def find(self, token: Token, shown: str, connection_id: str) -> Client:
         """The client of an MCP session. Raises `NotFoundError` if it is none of this token's."""
@@ -285,16 +294,18 @@ class Clients:
         """A request of this client came, which calls `tool` if any: it confirms what it was given.
 
         Who looks into the inbox confirms what an earlier look gave, but no push: a program that
-        drops pushes gets them so.
+        drops pushes gets them so. Nor does anything confirm a push into a stream that is over, or
+        by a worker that is gone: who knows whether it was read.
         """
         await self._keep_claims(client)
         lent = await self.store.lends(client.connection.id)
         had = {message for message, pushed in lent.items() if not pushed} & client.answered
         if tool not in ("check_inbox", "inbox_status"):
-            had |= {message for message, pushed in lent.items() if pushed}
+            had |= {message for message, pushed in lent.items() if pushed} & client.written
         if had:
             await self.store.confirm_lends(client.connection.id, had)
             client.answered -= had
+            client.written -= had
 
     async def _keep_claims(self, client: Client) -> None:
         if time.monotonic() - client.alive_at >= SIGN_OF_LIFE:
@@ -308,7 +319,7 @@ class Clients:
             first = batch([one.message for one in mail], limit)
             return mail[: len(first)]
 
-        lent = await self.store.lend(client.connection, choose, Transport.INBOX)
+        lent = await self.store.lend_inbox(client.connection, choose)
         client.answered |= {one.message.id for one in lent}
         waiting = await self.store.mail_of(client.party.id)
         return lent, len(waiting) - len(lent)
@@ -319,9 +330,11 @@ class Clients:
         """Push into a stream as long as it is open. `endpoint`: the session lives only so long."""
         if client.stream:
             client.stream.cut()  # the client came back before the old one was found dead
-        client.stream = stream
-        await self.store.give_back(client.connection.id, keep=client.answered)
+        client.stream, client.written = stream, set()
+        # Whatever is done meanwhile, and however long a write may take.
+        ending = asyncio.get_running_loop().call_later(max(_left(client.token), 0), stream.cut)
         try:
+            await self.store.give_back(client.connection.id, keep=client.answered)
             if endpoint is None:
                 await self._serve(client, stream)
             elif await stream.write("endpoint", endpoint):
@@ -329,8 +342,10 @@ class Clients:
                 client.settle(UNSETTLED)
                 await self._serve(client, stream)
         finally:
+            ending.cancel()
             if client.stream is stream:
-                client.stream, client.left_at = None, time.monotonic()
+                client.stream, client.written = None, set()
+                client.left_at = time.monotonic()
                 if endpoint is not None:
                     await self.end(client)
 
@@ -339,20 +354,22 @@ class Clients:
             client.news.clear()
             await self._keep_claims(client)
             wait = client.pushes_from - time.monotonic()
-            while wait <= 0 and (lent := await self._lend_one(client)):
-                if not await stream.write("message", _pushed(*lent)):
+            if wait <= 0 and (lent := await self.store.lend_push(client.connection)):
+                if not await self._push(client, stream, lent):
                     return
-            expires = datetime.fromisoformat(client.token.expires_at).timestamp() - time.time()
+                continue
             with suppress(TimeoutError):
-                async with asyncio.timeout(min(LOOK, max(wait, 0.0) or LOOK, expires + 0.01)):
+                async with asyncio.timeout(min(LOOK, max(wait, 0.0) or LOOK)):
                     await client.news.wait()
 
-    async def _lend_one(self, client: Client) -> tuple[Lent, Task] | None:
-        def choose(mail: Sequence[Lent]) -> Sequence[Lent]:
-            return [one for one in mail if one.connection_id is None][:1]
-
-        lent = await self.store.lend(client.connection, choose, Transport.CHANNEL)
-        return (lent[0], await self.store.task(lent[0].message.thread)) if lent else None
+    async def _push(self, client: Client, stream: EventStream, lent: Lent) -> bool:
+        """Write a message into a stream; False if that is over."""
+        chat = await self.store.task(lent.message.thread)
+        if not await stream.write("message", _pushed(lent, chat)):
+            return False
+        if client.stream is stream:
+            client.written.add(lent.message.id)
+        return True
 
 
 class TokenCaller:
@@ -446,6 +463,11 @@ class TokenCaller:
             names = ", ".join(sorted(task.name for task in tasks)) or "none"
             raise NotFoundError(f"There is no task {target!r} here; there are: {names}.")
         return found[0]
+
+
+def _left(token: Token) -> float:
+    """Seconds until a token expires."""
+    return datetime.fromisoformat(token.expires_at).timestamp() - time.time()
 
 
 def notification(method: str, params: dict[str, Any]) -> str:
