@@ -219,7 +219,7 @@ def path(target: options.Target, workspace: options.InWorkspace = None) -> None:
 
     Example: cd "$(claudedo path backend)"
     """
-    task = options.find(options.worker(), target, workspace)
+    task = options.find_place(options.worker(), target, workspace)
     if not task["worktree"]:
         raise NotFoundError(f"{task['name']} has no folder yet; `claudedo start` makes it.")
     render.raw(task["worktree"])

@@ -366,3 +366,24 @@ def test_a_slip_of_a_name_is_answered_with_the_one_that_was_meant(
     assert answer.exit_code == 4
     assert "Did you mean backend?" in answer.stderr
     assert "Did you mean" not in run(command, "zzz", *(["x"] if command == "send" else [])).stderr
+
+
+@pytest.mark.parametrize(
+    ("task_", "words"),
+    [
+        (task("a", None, worktree=None, assignee="human"), "is a task for you, without a session"),
+        (task("a", None, worktree=None, holder="token:tok_1"), "it was claimed by who works on it"),
+        (task("a", None, worktree=None, status="notstarted"), "`claudedo start a` makes its"),
+    ],
+    ids=["for the person", "claimed", "not started"],
+)
+@pytest.mark.parametrize("command", ["path", "logs", "diff", "exec", "merge"])
+def test_what_needs_a_session_or_its_folder_says_why_a_task_has_none(
+    run: Run, worker: FakeWorker, command: str, task_: dict[str, Any], words: str
+) -> None:
+    worker.add(task_)
+
+    answer = run(command, "a", *(["--", "true"] if command == "exec" else []))
+
+    assert (answer.exit_code, answer.stdout) == (4, "")
+    assert words in answer.stderr
