@@ -110,6 +110,29 @@ def scene(
     return Scene(running, backend, question, client)
 
 
+def test_the_files_of_a_new_task_come_with_it_or_it_is_not_made(scene: Scene) -> None:
+    data = os.urandom(5 * 2**20)  # more than any other request may have
+    file = {"filename": "../plan.html", "mimeType": "text/html"}
+    order = {"workspace": "shop", "title": "With a file", "body": "See the plan.", "key": "with"}
+    for wrong in ("x", ["x"], [{**file, "data": "no base64"}], [file], [{"data": "eA=="}]):
+        answer = scene.worker.ask("POST", "/api/tasks", {**order, "attachments": wrong})
+        assert (answer.status, answer.json["code"]) == (400, "usage"), wrong
+
+    files = [{**file, "data": base64.b64encode(data).decode()}]
+    made = scene.client.create_task({**order, "attachments": files})
+    assert made["name"] == "with-a-file"
+    [message] = scene.client.thread(made["id"])
+    [kept] = message["attachments"]
+    assert (kept["filename"], kept["mimeType"], kept["size"]) == (
+        "plan.html",
+        "text/html",
+        len(data),
+    )
+    got = scene.worker.ask("GET", f"/api/attachments/{kept['id']}")
+    assert got.content == data
+    assert scene.client.create_task({**order, "attachments": files})["id"] == made["id"]
+
+
 def test_a_thread_is_read_in_parts_and_whole_by_those_who_know_of_no_parts(scene: Scene) -> None:
     sent = [scene.send(scene.backend, f"number {number}").json["id"] for number in range(5)]
     path = f"/api/tasks/{scene.backend.id}/messages"

@@ -63,6 +63,13 @@ def lines(data: Mapping[str, Any], key: str) -> tuple[str, ...]:
     return tuple(line({key: value}, key) for value in values or ())
 
 
+def objects(data: Mapping[str, Any], key: str) -> tuple[dict[str, Any], ...]:
+    values = data.get(key)
+    if not isinstance(values, list | None) or not all(isinstance(v, dict) for v in values or ()):
+        raise UsageError(f"`{key}` must be a list of objects.")
+    return tuple(values or ())
+
+
 def flag(data: Mapping[str, Any], key: str) -> bool:
     value = data.get(key)
     if not isinstance(value, bool | None):

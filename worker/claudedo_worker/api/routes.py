@@ -42,7 +42,7 @@ from claudedo_worker.api.decode import announced
 from claudedo_worker.api.problems import http_problem, problem_response, unexpected
 
 BODY_LIMIT = 4 * 1024 * 1024
-MCP_BODY_LIMIT = 40 * 1024 * 1024  # an attachment of 25 MiB in base64, and what is around it
+FILES_BODY_LIMIT = 40 * 1024 * 1024  # an attachment of 25 MiB in base64, and what is around it
 
 PEOPLE = frozenset({Kind.PERSON, Kind.PAGE})
 OURS = PEOPLE | {Kind.SESSION}
@@ -89,7 +89,7 @@ ROUTES = (
     Rule("GET", "/api/workspaces/{workspace}/events", stream.workspace_events, LISTENERS),
     Rule("GET", "/api/resolve", tasks.resolve, OURS),
     Rule("GET", "/api/tasks", tasks.list_tasks, OURS),
-    Rule("POST", "/api/tasks", threads.create_task, PEOPLE),
+    Rule("POST", "/api/tasks", threads.create_task, PEOPLE, FILES_BODY_LIMIT),
     Rule("GET", "/api/tasks/{task}", tasks.show_task, OURS),
     Rule("POST", "/api/tasks/{task}/status", threads.move_task, PEOPLE),
     Rule("GET", "/api/tasks/{task}/history", threads.history, PEOPLE),
@@ -121,7 +121,7 @@ ROUTES = (
     Rule("GET", "/api/tokens", tokens.list_tokens, PEOPLE),
     Rule("POST", "/api/tokens/{token}/rotate", tokens.rotate_token, TERMINAL),
     Rule("DELETE", "/api/tokens/{token}", tokens.revoke_token, PEOPLE),
-    Rule("POST", "/mcp/{workspace}", clients.mcp_post, CLIENTS, MCP_BODY_LIMIT),
+    Rule("POST", "/mcp/{workspace}", clients.mcp_post, CLIENTS, FILES_BODY_LIMIT),
     Rule("GET", "/mcp/{workspace}", clients.mcp_get, CLIENTS),
     Rule("DELETE", "/mcp/{workspace}", clients.mcp_delete, CLIENTS),
 )

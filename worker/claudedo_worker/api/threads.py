@@ -11,7 +11,7 @@ from claudedo import moves, protocol
 from claudedo.errors import StorageError, UsageError
 from claudedo.model import Assignee, Attachment, Task, TaskStatus
 from claudedo_worker.api.context import Context, party_of, task_of
-from claudedo_worker.api.decode import announced, body_of, line, optional, text
+from claudedo_worker.api.decode import announced, body_of, line, objects, optional, text
 from claudedo_worker.api.tokens import workspace_of
 from claudedo_worker.threads import PERSON
 
@@ -25,7 +25,7 @@ _SAVED = {
 
 
 async def create_task(context: Context, request: Request) -> Response:
-    """A new task: for an agent, or a reminder for the person."""
+    """A new task: for an agent, or a reminder for the person. Its files come with it, in base64."""
     data = body_of(request)
     assignee = optional(data, "assignee") or Assignee.AGENT
     if assignee not in set(Assignee):
@@ -38,6 +38,7 @@ async def create_task(context: Context, request: Request) -> Response:
         title=title,
         body=body,
         assignee=Assignee(assignee),
+        attachments=objects(data, "attachments"),
         key=optional(data, "key"),
     )
     return JSONResponse(_shown(task))
