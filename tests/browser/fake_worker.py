@@ -7,6 +7,7 @@ real one does on a bad day: refuse, vanish, lose an answer, forget a cookie.
 from __future__ import annotations
 
 import asyncio
+import base64
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -336,12 +337,19 @@ class FakeWorker:
         return self._refused(request) or JSONResponse(shown)
 
     async def _create_task(self, request: Request) -> Response:
+        if refused := self._refused(request):
+            return refused
         data = await request.json()
         name = data["title"].lower().replace(" ", "-")
         told = {key: data[key] for key in ("title", "assignee", "workspace")}
         fields = told | {"status": "notstarted", "session": None, "worktree": None, "branch": None}
         task = self.add_task(name, **fields)
-        self.add_message(task, data["body"])
+        files = []
+        for number, given in enumerate(data["attachments"], start=len(self.files) + 1):
+            content = base64.b64decode(given["data"])
+            self.files[f"f_{number:04}"] = (given["filename"], content)
+            files.append(attachment(f"f_{number:04}", given["filename"], len(content)))
+        self.add_message(task, data["body"], attachments=files)
         await self.announce("task.created", task)
         return JSONResponse({"id": task, "name": name})
 

@@ -128,9 +128,24 @@ async def test_a_task_is_made_and_a_persons_task_is_a_thread_with_who_asked(desk
     await page.get_by_role("link", name="new task").click()
     await page.get_by_label("Title").fill("Write the docs")
     await page.get_by_label("What is to be done").fill("All of them.")
+    await choose(page, a_file("outline.txt", b"1. Start"), a_file("not-this.txt", b"x"))
+    await page.get_by_role("button", name="Do not attach not-this.txt").click()
+    await page.get_by_role("link", name="manage").click()
+    await page.get_by_role("link", name="new task").click()
+    desk.worker.signed_in = False
+    await page.get_by_role("button", name="Create").click()
+    await expect(page.locator("pre")).to_have_text("claudedo open")
+    desk.worker.signed_in = True
+    await page.evaluate("() => window.dispatchEvent(new Event('focus'))")
     await page.get_by_role("button", name="Create").click()
     await expect(page.get_by_role("heading", name="write-the-docs")).to_be_visible()
     await expect(page.locator(".message .body")).to_have_text("All of them.")
+    await expect(page.get_by_role("list", name="Attachments")).to_contain_text("outline.txt8 B")
+    assert desk.worker.files["f_0001"] == ("outline.txt", b"1. Start")
+    await page.get_by_role("link", name="new task").click()
+    await expect(page.get_by_label("Title")).to_have_value("")
+    await expect(page.get_by_role("list", name="Files to send")).to_have_count(0)
+    await page.go_back()
     await expect(page.get_by_text("claims it")).to_be_visible()
 
 

@@ -5,6 +5,7 @@ import { AsksOf } from "./asks.js";
 import { Composer } from "./composer.js";
 import { tokensOf } from "./counts.js";
 import { html } from "./html.js";
+import { firstKept } from "./kept.js";
 import { SessionState, failureOf } from "./session.js";
 import { StatusPanel } from "./status.js";
 import { hrefOf, nameOfParty, statusWord, tasks } from "./store.js";
@@ -37,7 +38,7 @@ export function TaskView({ task }) {
 
 function Heading({ task }) {
   const reason = task.session?.reason;
-  const [open, setOpen] = useState(false);
+  const [open, setOpen] = useState(() => firstKept(task.id, ["words"]) !== null);
   return html`<div class="heading">
     <div class="title">
       <a class="back" href="#" aria-label="All tasks">‹</a>
@@ -60,8 +61,9 @@ function Heading({ task }) {
       ${task.worktree && html`<${Fact} name="worktree">
         <${Copyable} text=${task.worktree} what="worktree path" /><//>`}
       ${task.peers?.length > 0 && html`<${Fact} name="peers"><${Peers} task=${task} /><//>`}
-      ${task.session?.version && html`<${Fact} name="claude">${task.session.version}<//>`}
-      ${task.session?.transports?.length > 0 && html`<${Fact} name="paths">${
+      ${task.session?.version && html`<${Fact} name="claude" minor=${true}>${
+        task.session.version}<//>`}
+      ${task.session?.transports?.length > 0 && html`<${Fact} name="paths" minor=${true}>${
         task.session.transports.join(", ")}<//>`}
       <${Usage} usage=${task.session?.usage} />
     </dl>
@@ -82,11 +84,13 @@ function Usage({ usage }) {
   const given = usage.input_tokens + usage.cache_read_tokens + usage.cache_creation_tokens;
   const cost = usage.cost_usd === null ? "" : `, $${usage.cost_usd.toFixed(2)}`;
   return html`<${Fact} name="context">${tokensOf(usage.context_tokens)} tokens<//>
-    <${Fact} name="used">${tokensOf(given)} in, ${tokensOf(usage.output_tokens)} out${cost}<//>`;
+    <${Fact} name="used" minor=${true}>${tokensOf(given)} in, ${
+      tokensOf(usage.output_tokens)} out${cost}<//>`;
 }
 
-function Fact({ name, children }) {
-  return html`<div class="fact"><dt>${name}</dt><dd>${children}</dd></div>`;
+/** `minor`: left out where there is little room. */
+function Fact({ name, minor, children }) {
+  return html`<div class="fact" data-minor=${minor}><dt>${name}</dt><dd>${children}</dd></div>`;
 }
 
 /** A path that a click selects whole, and a button that copies it. */

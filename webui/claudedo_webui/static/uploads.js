@@ -3,6 +3,7 @@
 import { ApiError, upload } from "./api.js";
 import { sizeOf } from "./counts.js";
 import { newKey, putFile } from "./drafts.js";
+import { expire } from "./fetching.js";
 import { attachmentLimit } from "./store.js";
 
 const running = new Map(); // file key → AbortController
@@ -18,12 +19,15 @@ export function forgetUpload(key) {
   running.delete(key);
 }
 
-/** Lets the person choose files. */
-export function choose(taskId) {
+/** Lets the person choose files for the draft of a task. */
+export const choose = (taskId) => chooseFiles((files) => attach(taskId, files));
+
+/** Lets the person choose files, and calls `take` with them. */
+export function chooseFiles(take) {
   const input = document.createElement("input");
   input.type = "file";
   input.multiple = true;
-  input.addEventListener("change", () => attach(taskId, input.files));
+  input.addEventListener("change", () => take(input.files));
   input.click();
 }
 
@@ -48,6 +52,7 @@ async function send(taskId, file) {
     if (running.has(key)) putFile(taskId, { ...kept, key });
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
+    if (error.code === "unauthorized") expire();
     if (error.code !== "aborted") putFile(taskId, { key, error: error.message });
   } finally {
     running.delete(key);
