@@ -201,17 +201,19 @@ def shortened(
 ) -> list[list[Cell]]:
     """The rows with `columns` so short that each row is one line of this terminal, if it can be.
 
-    The widest one gives first; none becomes narrower than its head, or than a few words.
+    The widest one gives first. None becomes narrower than its head, and none narrower than a
+    few words as long as another can give.
     """
     from rich.cells import cell_len, set_cell_size
 
     lines = [[line(cell.text) for cell in row] for row in rows]
     widths = [max(map(cell_len, texts)) for texts in zip(heads, *lines, strict=True)]
-    least = [max(len(head), _NARROWEST) for head in heads]
     excess = sum(widths) + _GAP * len(widths) - console().width
-    while excess > 0 and (wide := [one for one in columns if widths[one] > least[one]]):
-        widths[max(wide, key=lambda one: widths[one])] -= 1
-        excess -= 1
+    for narrowest in (_NARROWEST, 0):
+        least = [max(len(head), narrowest) for head in heads]
+        while excess > 0 and (wide := [one for one in columns if widths[one] > least[one]]):
+            widths[max(wide, key=lambda one: widths[one])] -= 1
+            excess -= 1
     return [
         [
             Cell(set_cell_size(text, width - 1).rstrip() + "…", cell.style)

@@ -387,3 +387,39 @@ def test_what_needs_a_session_or_its_folder_says_why_a_task_has_none(
 
     assert (answer.exit_code, answer.stdout) == (4, "")
     assert words in answer.stderr
+
+
+def test_ls_says_what_is_claimed_and_what_is_no_longer_worked_on(
+    run: Run, worker: FakeWorker
+) -> None:
+    worker.add(
+        task("a", None, status="notstarted", holder="task:t_B", worktree=None),
+        task("b", status="blocked"),
+        task("c", status="ongoing"),
+    )
+
+    first, second, third = run("ls").stdout.splitlines()[1:]
+
+    assert first.split()[:3] == ["a", "claimed", "-"]
+    assert "its task is blocked" in second
+    assert "its task" not in third
+
+
+def test_show_names_who_made_a_task_and_who_has_it(run: Run, worker: FakeWorker) -> None:
+    worker.tokens.append({"id": "tok_1", "name": "laptop", "workspace": "shop"})
+    worker.add(task("a", None, creator="task:t_B", holder="token:tok_1"), task("b"))
+    worker.add(task("c", creator="user"), task("d", creator="task:t_GONE", holder="token:tok_9"))
+
+    a, c, d = (run("show", name).stdout.splitlines() for name in "acd")
+
+    said = [line.split(maxsplit=1) for line in (*a, *c, *d)]
+    assert [text for label, text in said if label == "creator"] == [
+        "b",
+        "user",
+        "a task that is removed",
+    ]
+    assert [text for label, text in said if label == "holder"] == [
+        "the client laptop",
+        "a client whose token is removed",
+    ]
+    assert json.loads(run("show", "a", "--json").stdout)["creator"] == "task:t_B"
