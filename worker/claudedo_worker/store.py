@@ -230,7 +230,7 @@ class Store:
         """Give `party` the oldest agent task that nobody works on, until the moment `until`.
 
         None if there is none. Of many who ask at once each gets another one. What waits in its
-        inbox goes to the session that claimed it.
+        inbox, or in that of a session that held it before, goes to the session that claimed it.
         """
         async with self._db.transaction():
             values = {"workspace_id": workspace_id, "party": party, "until": until, "now": now()}
@@ -239,6 +239,7 @@ class Store:
                 return None
             task = await self.task(row["id"])
             events = [await self._event("task.updated", workspace_id, task.id, {"holder": party})]
+            events += await self._take_back(task)
             if party.startswith("task:"):
                 events += await self._hand_over(task, await self.task(party.removeprefix("task:")))
         self._tell(events)
@@ -247,21 +248,40 @@ class Store:
     async def _hand_over(self, task: Task, to: Task) -> list[Event]:
         if not await self._db.run("hand_over", {"task_id": task.id, "to": to.id}):
             return []
-        told = {"thread": task.id, "pending": await self.pending(to.id)}
-        return [await self._event("message.queued", to.workspace_id, to.id, told)]
+        return await self._tell_pending(task, {task.id, to.id})
 
     async def extend_claims(self, party: str, until: str) -> None:
         """What `party` claimed stays its own until then."""
         async with self._db.transaction():
             await self._db.run("extend_claims", {"party": party, "until": until})
 
-    async def release_task(self, task: Task) -> None:
-        """Nobody holds the task any more."""
+    async def release_task(self, task: Task, *, unfinished: bool) -> None:
+        """Nobody holds the task any more.
+
+        `unfinished`: what its holder was to be told and was not is for the next who works on it.
+        """
         async with self._db.transaction():
             await self._db.run("release_task", {"id": task.id})
             told = {"holder": None}
-            event = await self._event("task.updated", task.workspace_id, task.id, told)
-        self._tell([event])
+            events = [await self._event("task.updated", task.workspace_id, task.id, told)]
+            events += await self._take_back(task) if unfinished else []
+        self._tell(events)
+
+    async def _take_back(self, task: Task) -> list[Event]:
+        rows = await self._db.all("given_to_holders", task_id=task.id)
+        if not rows:
+            return []
+        await self._db.run("take_back", {"ids": json.dumps([row["id"] for row in rows])})
+        return await self._tell_pending(task, {task.id, *(row["task_id"] for row in rows)})
+
+    async def _tell_pending(self, thread: Task, task_ids: Collection[str]) -> list[Event]:
+        """Mail of a thread went from one of these tasks to another."""
+        events = []
+        for task_id in sorted(task_ids):
+            task, pending = await self.task(task_id), await self.pending(task_id)
+            told = {"thread": thread.id, "pending": pending}
+            events.append(await self._event("message.queued", task.workspace_id, task.id, told))
+        return events
 
     async def counts(self, workspace_id: str) -> dict[TaskStatus, int]:
         """How many tasks of a workspace have each status."""
@@ -273,9 +293,10 @@ class Store:
         """Forget a task, with its sessions, messages and links; returns its files, forgotten, too.
 
         What was said in its thread to the session of another task stays there, with what it
-        carries.
+        carries, and what was said to its session in another thread stays in that.
         """
         async with self._db.transaction():
+            await self._db.run("keep_said", {"task_id": task.id})
             await self._db.run("keep_carried", {"task_id": task.id})
             files = await self.attachments_of_task(task.id)
             await self._db.run("delete_task", {"id": task.id})

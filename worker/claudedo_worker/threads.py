@@ -204,7 +204,7 @@ class Threads:
             if words and party.is_person:
                 await self._say(PERSON, there, words)
             if there.holder and (status.over or status is TaskStatus.NOTSTARTED):
-                await self._store.release_task(there)
+                await self._store.release_task(there, unfinished=not status.over)
         return moved
 
     async def _follow(self, before: Task, task: Task, party: Party, words: str) -> str:
@@ -235,19 +235,49 @@ class Threads:
         """Forget a task that nobody works on any more, with its thread and its files.
 
         The session that made it and still waits for an answer is told. What the task's own session
-        asked of a person is asked no more.
+        asked of a person is asked no more, and what it had claimed waits to be claimed.
         """
         async with self._store.together():
             own = session_of(task)
             for other in await self._store.tasks():
                 if other.holder == own.id:
-                    await self._store.release_task(other)
+                    await self._give_back(own, other)
                 if other.creator == own.id and _is_open(other):
                     await self.move(own, other, TaskStatus.REJECTED)
             if task.creator.startswith("task:") and _is_open(task):
                 await self._say(PERSON, task, "This task was removed without an answer.")
             files = await self._store.remove_task(task)
         await self._attachments.forget(files)
+
+    async def begin(self, task: Task) -> None:
+        """A session is about to be started for a task that was made and that nobody works on.
+
+        Its first message is the task's body, also if somebody who held the task had it before.
+        """
+        async with self._store.together():
+            if task.holder:
+                await self._store.release_task(task, unfinished=True)
+            await self.move(PERSON, task, TaskStatus.ONGOING)
+            waiting = {message.id for message in await self._store.deliverable(task.id)}
+            page = await self._store.thread_page(task.id, 1, Place(0, after=True))
+            for first in page.messages:
+                if first.id not in waiting:
+                    await self._repeat(first, await self._store.task(task.id))
+
+    async def _repeat(self, message: Message, chat: Task) -> None:
+        """Say the same once more, with the same files, for the sake of who did not hear it."""
+        sender = Party(id=message.sender, name=message.sender_name, workspace_id=chat.workspace_id)
+        contents = [
+            Content(filename=f.filename, mime_type=f.mime_type, size=f.size, sha256=f.sha256)
+            for f in message.attachments
+        ]
+        await self._say(sender, chat, message.body, contents)
+
+    async def _give_back(self, own: Party, task: Task) -> None:
+        """Who held a task is gone: the next who asks may have it."""
+        if task.status in (TaskStatus.ONGOING, TaskStatus.BLOCKED):
+            await self._store.move_task(task, TaskStatus.NOTSTARTED, own.id, own.name)
+        await self._store.release_task(task, unfinished=not task.status.over)
 
     # Threads
 

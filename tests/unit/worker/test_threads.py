@@ -509,6 +509,40 @@ async def test_a_session_that_claims_gets_the_tasks_mail_and_one_at_a_time(room:
     assert other and other.title == "Two"
 
 
+async def test_what_a_holder_was_not_told_is_for_the_next_one(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await room.make(PERSON)
+    monkeypatch.setattr(threads_module, "lease_end", lambda: "2000")
+    await room.threads.claim(room.session)
+    await room.threads.say(PERSON, made, "And quickly.")
+    before = len(room.told)
+    assert await room.threads.claim(room.other), "the lease is over"
+    assert await room.store.deliverable(room.backend.id) == []
+    mail = await room.store.deliverable(room.frontend.id)
+    assert [one.body for one in mail] == ["All of it.", "And quickly."]
+    told = {e.task_id: e.payload["pending"] for e in room.told[before:] if "pending" in e.payload}
+    assert told == {room.backend.id: 0, made.id: 0, room.frontend.id: 2}
+
+    task = await room.threads.move(room.other, await room.store.task(made.id), TaskStatus.ONGOING)
+    await room.threads.move(PERSON, task, TaskStatus.NOTSTARTED)
+    assert await room.threads.claim(room.client)
+    mail = [lent.message for lent in await room.store.mail_of(room.client.id)]
+    assert [one.body for one in mail] == ["All of it.", "And quickly."]
+
+
+async def test_what_a_holder_was_not_told_stays_its_mail_when_it_has_done_the_task(
+    room: Room,
+) -> None:
+    await room.make(PERSON)
+    task = await room.threads.claim(room.session)
+    assert task
+    task = await room.threads.move(room.session, task, TaskStatus.ONGOING)
+    await room.threads.say(PERSON, task, "And quickly.")
+    await room.threads.move(room.session, task, TaskStatus.COMPLETED)
+    assert len(await room.store.deliverable(room.backend.id)) == 2
+
+
 # Threads
 
 
@@ -694,6 +728,47 @@ async def test_what_a_removed_session_asked_is_asked_no_more(room: Room) -> None
     assert (await room.store.task(made.id)).holder is None
     note = await room.threads.say(PERSON, await room.store.task(task.id), "Too late.")
     assert (note.task_id, note.party) == (task.id, USER)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_what_a_removed_session_had_claimed_waits_to_be_claimed(
+    room: Room, begun: bool
+) -> None:
+    made = await room.make(PERSON)
+    task = await room.threads.claim(room.session)
+    assert task
+    if begun:
+        await room.threads.move(room.session, task, TaskStatus.ONGOING)
+    await room.threads.forget(room.backend)
+
+    assert (await room.store.task(made.id)).status is TaskStatus.NOTSTARTED
+    again = await room.threads.claim(room.other)
+    assert again and again.id == made.id
+    assert [one.body for one in await room.store.deliverable(room.frontend.id)] == ["All of it."]
+
+
+async def test_what_a_removed_session_was_told_stays_in_the_threads_where_it_was_said(
+    room: Room,
+) -> None:
+    files = services.attachments(room.store, room.path)
+    question, work = await room.make(room.session, Assignee.HUMAN), await room.make(PERSON)
+    await room.threads.claim(room.session)
+    async with room.store.together():
+        await room.arrives((await room.store.deliverable(room.backend.id))[0])
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"the plan"
+
+    async with files.keep(chunks(), filename="plan", mime_type=None) as content:
+        file = await room.threads.upload(PERSON, question, content)
+    await room.threads.say(PERSON, question, "See there.", given=[file.id])
+    await room.threads.forget(room.backend)
+
+    assert await room.words(question) == ["All of it.", "See there."]
+    assert await room.words(work) == ["All of it."]
+    assert await room.store.pending(question.id) == await room.store.pending(work.id) == 0
+    kept = await room.tools(room.other).attachment(file.id)
+    assert base64.b64decode(kept["data"]) == b"the plan"
 
 
 async def test_files_that_an_answer_carries_outlive_the_question(room: Room) -> None:

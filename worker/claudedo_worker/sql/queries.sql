@@ -57,6 +57,16 @@ RETURNING id;
 UPDATE task_messages SET task_id = :to, thread_id = :task_id
  WHERE task_id = :task_id AND party IS NULL AND delivered_at IS NULL;
 
+-- given_to_holders: What in a claimed task's thread waits for a session that held it
+SELECT id, task_id FROM task_messages
+ WHERE thread_id = :task_id AND task_id <> :task_id AND party IS NULL AND delivered_at IS NULL
+   AND NOT EXISTS (SELECT 1 FROM attempt_messages JOIN attempts ON attempts.id = attempt_id
+                    WHERE message_id = task_messages.id AND outcome = 'open' AND reminder = 0);
+
+-- take_back: It goes back to the task
+UPDATE task_messages SET task_id = thread_id, thread_id = NULL
+ WHERE id IN (SELECT value FROM json_each(:ids));
+
 -- extend_claims: A party shows signs of life: what it claimed stays its own, never for less long
 UPDATE tasks SET held_until = :until
  WHERE holder = :party AND status IN ('notstarted', 'ongoing', 'blocked')
@@ -79,6 +89,14 @@ DELETE FROM workspaces WHERE id = :id;
 
 -- delete_task: Remove a task with its sessions, messages and links
 DELETE FROM tasks WHERE id = :id;
+
+-- keep_said: What was said to the session of a task in the thread of another one stays in that
+-- thread; where that is a person's, nobody has to act on it any more
+UPDATE task_messages SET task_id = thread_id, thread_id = NULL,
+       party = CASE (SELECT assignee FROM tasks WHERE tasks.id = thread_id)
+               WHEN 'human' THEN 'user' ELSE party END
+ WHERE task_id = :task_id AND thread_id <> :task_id
+   AND EXISTS (SELECT 1 FROM tasks WHERE tasks.id = thread_id);
 
 -- forget_words: The words of messages that are gone
 DELETE FROM message_words WHERE message_id NOT IN (SELECT id FROM task_messages);
