@@ -47,6 +47,8 @@ def asks(
     """
     client = options.worker()
     found = client.asks(workspace)
+    if not found:
+        options.check_workspace(client, workspace)
     if json_output:
         render.as_json(found)
     elif quiet:

@@ -264,7 +264,9 @@ def search(
 
 @app.command(rich_help_panel="Messages")
 def attachment(
-    identity: Annotated[str, typer.Argument(metavar="ID", help="As `claudedo thread` shows it.")],
+    identity: Annotated[
+        str, typer.Argument(metavar="FILE-ID", help="As `claudedo thread` shows it.")
+    ],
     output: Annotated[
         str | None,
         typer.Option(

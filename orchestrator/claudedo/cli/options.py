@@ -109,6 +109,22 @@ def find(client: WorkerClient, target: str, workspace: str | None) -> dict[str, 
         raise NotFoundError(f"{error} Did you mean {' or '.join(alike)}?") from error
 
 
+def find_workspace(client: WorkerClient, named: str) -> dict[str, Any]:
+    """The workspace with this name or id; raises `NotFoundError` listing those that there are."""
+    found = client.workspaces()
+    for workspace in found:
+        if named in (workspace["id"], workspace["name"]):
+            return workspace
+    known = ", ".join(workspace["name"] for workspace in found) or "none yet"
+    raise NotFoundError(f"There is no workspace {named!r}; there are: {known}.")
+
+
+def check_workspace(client: WorkerClient, named: str | None) -> None:
+    """Raise `NotFoundError` if a workspace is named that there is not."""
+    if named is not None:
+        find_workspace(client, named)
+
+
 def find_place(client: WorkerClient, target: str, workspace: str | None) -> dict[str, Any]:
     """The task that `target` names, which has a session or a folder, or had one.
 

@@ -55,6 +55,8 @@ def ls(
             render.show(task["id"])
         return
     tasks = options.everything(client, workspace)
+    if not tasks:
+        options.check_workspace(client, workspace)
     if json_output:
         render.as_json(tasks)
     elif tasks:
