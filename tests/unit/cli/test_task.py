@@ -40,6 +40,7 @@ def test_ls_of_nothing_says_what_to_do(run: Run, worker: FakeWorker) -> None:
 
     assert (answer.exit_code, answer.stdout) == (0, "")
     assert "claudedo start" in answer.stderr
+    worker.workspaces.append({"id": "w_2", "name": "mill"})
     assert run("ls", "-w", "mill").stderr == "No tasks in the workspace mill.\n"
 
 
