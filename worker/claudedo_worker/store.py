@@ -69,11 +69,10 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """Some messages of a thread, oldest first, and the rows of the first and the last of them."""
+    """Some messages of a thread, oldest first, and the row of each."""
 
     messages: tuple[Message, ...]
-    first: int
-    last: int
+    rows: tuple[int, ...]
     more: bool  # on the side that it was looked for on
 
 
@@ -652,8 +651,7 @@ class Store:
             rows.reverse()
         return Page(
             messages=tuple(await self._whole([_message(row) for row in rows])),
-            first=rows[0]["place"] if rows else place.row,
-            last=rows[-1]["place"] if rows else place.row,
+            rows=tuple(row["place"] for row in rows),
             more=more,
         )
 

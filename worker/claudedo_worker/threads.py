@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import re
 import time
 from collections import deque
@@ -53,6 +54,9 @@ LEASE = timedelta(minutes=30)
 
 LONGEST_TITLE = 300
 PAGE, LONGEST_PAGE = 20, 200
+PAGE_ROOM = 400_000
+"""UTF-16 units of a page in JSON. What is much longer would end a session's connection
+(docs/claude-cli.md 12.3)."""
 
 BURST, BURST_SECONDS = 30, 60.0
 """So many messages from one session to one task in so many seconds: more is a loop."""
@@ -307,7 +311,7 @@ class Threads:
             raise ForbiddenError("Only a person may halt a session.")
         _check_may_speak(party, chat)
         if reply_to:
-            await self._check_reply(reply_to)
+            await self._check_reply(party, reply_to)
         repeated = key is not None and await self._store.message_by_key(party.id, key)
         async with self._attachments.keep_encoded(() if repeated else attachments) as contents:
             if not repeated:
@@ -345,16 +349,17 @@ class Threads:
     ) -> Words:
         """A page of a thread, the newest messages first page, each page oldest first.
 
-        What the party has not been given yet is left out. The cursors stay good while more is said.
-        Raises `UsageError` for a cursor of another thread.
+        It has at most `limit` messages, and no more than there is room for. What the party has not
+        been given yet is left out. The cursors stay good while more is said. Raises `UsageError`
+        for a cursor of another thread.
         """
         size = min(max(limit or PAGE, 1), LONGEST_PAGE)
         place = _place(chat, cursor)
-        page = await self._store.thread_page(chat.id, size, place)
+        page = _fitting(await self._store.thread_page(chat.id, size, place), place)
         more = page.more if not place.after else place.row > 0
-        first = page.first if page.messages or not place.after else place.row + 1
+        first = page.rows[0] if page.rows else place.row + place.after
         return Words(
-            messages=tuple(one for one in page.messages if not _waits_for(party, one)),
+            messages=tuple(one for one in page.messages if not _waits_for(party, chat, one)),
             older=_cursor(chat, Place(first)) if more else None,
             newer=_cursor(chat, Place(_last_row(page, place), after=True)),
         )
@@ -434,9 +439,13 @@ class Threads:
             return chat.id, USER  # who asked is gone: it is kept where it was said
         return task_id, None
 
-    async def _check_reply(self, reply_to: str) -> None:
+    async def _check_reply(self, party: Party, reply_to: str) -> None:
+        """Raise `NotFoundError` for a message that is not there, or out of the party's reach."""
         try:
-            await self._store.message(reply_to)
+            message = await self._store.message(reply_to)
+            near = {task.id for task in await self.reach(party)}
+            if near.isdisjoint((message.task_id, message.thread)):
+                raise NotFoundError
         except NotFoundError as error:
             raise NotFoundError(f"There is no message {reply_to!r} to reply to.") from error
 
@@ -552,11 +561,12 @@ def _check_may_speak(party: Party, chat: Task) -> None:
         )
 
 
-def _waits_for(party: Party, message: Message) -> bool:
+def _waits_for(party: Party, chat: Task, message: Message) -> bool:
     """True for mail of this party that it has not been given: that comes by its own way."""
     if message.receipts.delivered_at is not None:
         return False
-    return party.id == (message.party or f"task:{message.task_id}")
+    held = message.party is None and message.task_id == chat.id and chat.holder == party.id
+    return held or party.id == (message.party or f"task:{message.task_id}")
 
 
 def _ask(task: Task) -> Ask:
@@ -586,9 +596,32 @@ def _slug(title: str) -> str:
 
 def _last_row(page: Page, place: Place) -> int:
     """The row after which comes what is newer than a page."""
-    if page.messages or place.after:
-        return page.last
+    if page.rows:
+        return page.rows[-1]
+    if place.after:
+        return place.row
     return 0 if place == Place() else place.row - 1
+
+
+def _fitting(page: Page, place: Place) -> Page:
+    """As much of a page as one result has room for, at least one message, next to its place."""
+    room, kept = PAGE_ROOM, 0
+    for message in page.messages if place.after else reversed(page.messages):
+        room -= _size(message)
+        if kept and room < 0:
+            break
+        kept += 1
+    if kept == len(page.messages):
+        return page
+    part = slice(kept) if place.after else slice(-kept, None)
+    return replace(page, messages=page.messages[part], rows=page.rows[part], more=True)
+
+
+def _size(message: Message) -> int:
+    """At most so many UTF-16 units a message has in JSON."""
+    said = [message.body, *(file.filename for file in message.attachments)]
+    text = json.dumps(said, ensure_ascii=False).encode("utf-16-le")
+    return len(text) // 2 + 500 * (1 + len(message.attachments))
 
 
 def _cursor(chat: Task, place: Place) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -635,6 +636,55 @@ async def test_pages_go_back_to_the_beginning_and_on_to_what_is_new(room: Room) 
             await room.threads.messages(room.client, task, text, None)
     with pytest.raises(UsageError, match="another thread"):
         await room.threads.messages(room.client, room.backend, first["nextCursor"], None)
+
+
+async def test_a_page_has_no_more_than_one_result_has_room_for(room: Room) -> None:
+    numbers = range(12)
+    task = await room.make(PERSON, body="begin")
+    for number in numbers:
+        await room.threads.say(PERSON, task, f"{number} " + "ü" * 15_000)
+    largest = await room.threads.say(PERSON, task, '"' * 190_000)
+    tools = room.tools(room.client)
+
+    pages = [await tools.messages(task.id, None, 200)]
+    while pages[-1]["nextCursor"]:
+        pages.append(await tools.messages(task.id, pages[-1]["nextCursor"], 200))
+    back = [await tools.messages(task.id, pages[-1]["newerCursor"], 200)]
+    while back[-1]["messages"]:
+        back.append(await tools.messages(task.id, back[-1]["newerCursor"], 200))
+
+    assert [one["id"] for one in pages[0]["messages"]] == [largest.id]
+    there = [one["text"].partition(" ")[0] for page in reversed(pages) for one in page["messages"]]
+    assert there[:-1] == ["begin", *map(str, numbers)]
+    begun = len(pages[-1]["messages"])
+    assert [one["id"] for page in back for one in page["messages"]] == [
+        one.id for one in (await room.store.thread(task.id))[begun:]
+    ]
+    for page in pages + back:
+        assert len(json.dumps(page, ensure_ascii=False).encode("utf-16-le")) // 2 < 400_000
+
+
+async def test_mail_of_a_held_task_is_not_shown_to_its_holder_before_it_comes(room: Room) -> None:
+    await room.make(PERSON)
+    task = await room.threads.claim(room.client)
+    assert task
+    mine = await room.tools(room.client).task(task.id, None, None, conversation=True)
+    others = await room.tools(room.other).messages(task.id, None, None)
+
+    assert (mine["body"], mine["messages"]) == ("All of it.", [])
+    assert [one["text"] for one in others["messages"]] == ["All of it."]
+
+
+async def test_a_reply_to_what_is_out_of_reach_is_refused(room: Room) -> None:
+    far = await room.threads.say(PERSON, room.stranger, "not for you")
+    before = await room.state()
+    for party in (room.session, room.client):
+        with pytest.raises(NotFoundError, match=f"no message '{far.id}' to reply to"):
+            await room.threads.say(party, room.frontend, "x", reply_to=far.id)
+    assert await room.state() == before
+    near = await room.threads.say(room.other, room.backend, "for you")
+    said = await room.threads.say(room.session, room.frontend, "x", reply_to=near.id)
+    assert said.reply_to == near.id
 
 
 async def test_mail_that_is_on_its_way_to_who_asks_is_not_shown(room: Room) -> None:
