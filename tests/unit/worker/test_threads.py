@@ -639,10 +639,10 @@ async def test_pages_go_back_to_the_beginning_and_on_to_what_is_new(room: Room) 
 
 
 async def test_a_page_has_no_more_than_one_result_has_room_for(room: Room) -> None:
-    numbers = range(12)
+    numbers = range(20)
     task = await room.make(PERSON, body="begin")
     for number in numbers:
-        await room.threads.say(PERSON, task, f"{number} " + "ü" * 15_000)
+        await room.threads.say(PERSON, task, f"{number} " + "ü" * 30_000)
     largest = await room.threads.say(PERSON, task, '"' * 190_000)
     tools = room.tools(room.client)
 
