@@ -236,7 +236,7 @@ const focusNew = (box, isNew) => isNew && box.current.focus();
 function Words({ keptAs, label, button, busy, say, may, danger }) {
   const [text, setText] = useKept(keptAs, "");
   const box = useRef(null);
-  useEffect(() => focusNew(box, text === ""), []);
+  useLayoutEffect(() => focusNew(box, text === ""), []);
   const ready = !busy && (may || text.trim() !== "");
   const keyDown = (event) => {
     if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey) || !ready) return;
@@ -258,7 +258,7 @@ function Edit({ ask, busy, act }) {
   const [text, setText] = useKept(`${ask.id} edit`, before);
   const [wrong, setWrong] = useState(null);
   const box = useRef(null);
-  useEffect(() => focusNew(box, text === before), []);
+  useLayoutEffect(() => focusNew(box, text === before), []);
   const allow = () => {
     try {
       act({ decision: "allow", input: isCommand ? { ...ask.input, command: text } : parsed(text) });
