@@ -575,6 +575,8 @@ class Store:
         return [await self._event("message.queued", task.workspace_id, task.id, payload)]
 
     async def _mark_answered(self, reply: Message) -> list[Event]:
+        if reply.sender.startswith("token:"):
+            return await self._mark_replied(reply)
         answered = [reply.reply_to] if reply.reply_to else []
         if reply.party == USER:  # whoever replies in a thread answers what they read there
             place = {"thread_id": reply.thread, "task_id": reply.sender.removeprefix("task:")}
@@ -583,6 +585,13 @@ class Store:
         ids = json.dumps(answered)
         rows = await self._db.all("mark_answered", ids=ids, at=now(), **names)
         return await self._message_events("message.answered", [row["id"] for row in rows])
+
+    async def _mark_replied(self, reply: Message) -> list[Event]:
+        names = {"sender": reply.sender, "recipient": reply.task_id}
+        rows = await self._db.all("mark_replied", id=reply.reply_to, at=now(), **names)
+        ids = [row["id"] for row in rows]
+        read = await self._message_events("message.read", ids)
+        return read + await self._message_events("message.answered", ids)
 
     async def message(self, message_id: str) -> Message:
         """One message. Raises `NotFoundError`."""

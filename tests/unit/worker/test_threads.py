@@ -561,6 +561,30 @@ async def test_a_reply_in_its_own_thread_answers_what_was_read_there(room: Room)
     assert await room.store.pending(room.backend.id) == 1
 
 
+async def test_a_client_answers_what_it_names_and_nothing_else(room: Room) -> None:
+    question = await room.make(room.client, Assignee.HUMAN)
+    answer, other = [await room.threads.say(PERSON, question, text) for text in ("Yes.", "But…")]
+    work = await room.make(PERSON)
+    await room.threads.claim(room.client)
+    asked = await room.threads.say(room.session, work, "How far are you?")
+    foreign = await room.threads.say(PERSON, room.backend, "Not yours.")
+    tools, before = room.tools(room.client), len(room.told)
+    for chat, said in ((question, answer), (work, asked), (room.frontend, foreign)):
+        await tools.reply(chat.id, "So.", [], None, said.id)
+    await room.threads.say(room.client, room.backend, "Half way.", reply_to=asked.id)
+
+    receipts = [(await room.store.message(m.id)).receipts for m in (answer, asked)]
+    assert all(one.delivered_at and one.read_at and one.answered_at for one in receipts)
+    for message in (other, foreign):
+        receipts = [(await room.store.message(message.id)).receipts]
+        assert not any(one.delivered_at or one.read_at or one.answered_at for one in receipts)
+    told = [e.type for e in room.told[before:] if e.payload.get("message_id") == answer.id]
+    assert told == ["message.read", "message.answered"]
+    mail = [lent.message.id for lent in await room.store.mail_of(room.client.id)]
+    assert other.id in mail
+    assert answer.id not in mail
+
+
 async def test_a_reply_answers_many_with_as_few_statements_as_one(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:

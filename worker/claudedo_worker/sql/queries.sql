@@ -439,6 +439,16 @@ UPDATE task_messages SET answered_at = :at
    AND read_at IS NOT NULL AND answered_at IS NULL
 RETURNING id;
 
+-- mark_replied: A client replied to a message of its mail by its id, so it had that in hand. Nobody
+-- sees a client's transcript: nothing else tells how far its mail came.
+UPDATE task_messages
+   SET offered_at = coalesce(offered_at, :at), delivered_at = coalesce(delivered_at, :at),
+       read_at = coalesce(read_at, :at), answered_at = :at
+ WHERE id = :id AND answered_at IS NULL AND sender IN ('user', 'task:' || :recipient)
+   AND (party = :sender OR (party IS NULL AND EXISTS
+        (SELECT 1 FROM tasks WHERE tasks.id = task_messages.task_id AND holder = :sender)))
+RETURNING id;
+
 -- forget: A delivered message that was not read is out of the context again
 UPDATE task_messages SET forgotten = 1
  WHERE id = :id AND delivered_at IS NOT NULL AND read_at IS NULL;
