@@ -18,7 +18,7 @@ from claudedo.errors import (
     RefusedError,
     UsageError,
 )
-from claudedo.model import AskKind
+from claudedo.model import USER, AskKind, Assignee
 
 if TYPE_CHECKING:
     from claudedo.client import WorkerClient
@@ -153,9 +153,6 @@ def answer(
         raise UsageError(f"--keep-open is for tasks; this is a {ask['kind']}.")
     decision = _answer(ask, text or []) | ({"keep_open": True} if keep_open else {})
     decided = client.decide(ask["id"], decision)
-    if decided["outcome"] is None:
-        render.show(f"{render.line(ask['task_name'])}: told; it still waits for you")
-        return
     render.show(sentence(ask, decided))
 
 
@@ -184,6 +181,21 @@ def find_ask(client: WorkerClient, target: str, workspace: str | None) -> Ask:
     return _only(waiting, f"{ask_view.name(waiting[0])} has")
 
 
+def whole(client: WorkerClient, listed: Ask) -> Ask:
+    """An ask of the list with all that is known of it.
+
+    With the last words of its session (`said`); a task for the person with who made it (`asker`)
+    and the files that stand in its thread (`files`). Raises `NotFoundError` if it is gone.
+    """
+    shown = {**listed, **client.ask(listed["id"])}
+    if shown["kind"] != AskKind.TASK:
+        return shown
+    thread = client.thread(shown["task"])
+    theirs = [message for message in thread if message["sender"] != USER]
+    files = [file for message in theirs for file in message.get("attachments") or []]
+    return {**shown, "files": files, "asker": theirs[0]["sender_name"] if theirs else ""}
+
+
 def named(client: WorkerClient, found: Sequence[Ask]) -> list[Ask]:
     """The asks, each with the `name` of its task that means no other one wherever a person stands.
 
@@ -207,6 +219,10 @@ def _task(client: WorkerClient, target: str, workspace: str | None) -> dict[str,
 def _nothing_of(task: Mapping[str, Any], found: Sequence[Ask]) -> str:
     """Says that a task asks nothing, and which of the same name do."""
     others = [ask_view.name(ask) for ask in found if ask["task_name"] == task["name"]]
+    if not others and task["assignee"] == Assignee.HUMAN:
+        name = render.line(task["name"])
+        again = f"`claudedo status {name} ongoing` asks it again, `claudedo send {name}` says more"
+        return f"{name} waits for you no more: it is {task['status']}; {again}."
     if not others:
         return f"Nothing of {task['name']} waits for you."
     meant = ", ".join(dict.fromkeys(others))
@@ -257,6 +273,8 @@ def sentence(
     `given`: the input that the person made of it, which is then what is named.
     """
     name, outcome = render.line(ask_view.name(ask)), str(decided["outcome"])
+    if decided["outcome"] is None:
+        return f"{name}: told; it still waits for you"
     if ask["kind"] == AskKind.PLAN and outcome == "denied":
         outcome = "sent back"
     if given is not None:

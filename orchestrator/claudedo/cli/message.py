@@ -341,6 +341,5 @@ def _print(message: dict[str, Any], mark: _Mark) -> None:
     for text in render.neutral(message["body"]).split("\n"):
         render.show(f"  │ {text}")
     for file in message.get("attachments") or []:
-        name, kind = render.line(file["filename"]), render.line(file["mimeType"])
-        render.show(f"  + {name}  {render.size(file['size'])}  {kind}  {file['id']}")
+        render.show(render.file(file))
     render.show(f"  {rungs}", "dim")

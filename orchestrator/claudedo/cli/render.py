@@ -15,7 +15,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -287,6 +287,12 @@ def size(count: int) -> str:
     if count < 1000:
         return f"{count} B"
     return f"{count / 1e3:.1f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"
+
+
+def file(carried: Mapping[str, Any]) -> str:
+    """A file that a message carries, in one line: `  + plan.pdf  12.3 kB  application/pdf  f_…`."""
+    name, kind = line(carried["filename"]), line(carried["mimeType"])
+    return f"  + {name}  {size(carried['size'])}  {kind}  {carried['id']}"
 
 
 def clock(text: str) -> str:

@@ -9,7 +9,7 @@ from typing import ClassVar
 from textual.binding import Binding, BindingType
 from textual.widget import Widget
 
-from claudedo.cli import render
+from claudedo.cli import ask_view, render
 from claudedo.cli.board import picture
 from claudedo.cli.board.decisions import Decisions
 from claudedo.cli.board.deeds import Deeds
@@ -187,7 +187,11 @@ class Listing(Sheet):
             self._with_task(lambda task: self._deeds.attach(task["id"], render.line(task["name"])))
 
     def _attach_to(self, ask: Json) -> None:
-        self._deeds.attach(ask["task"], render.line(str(ask["task_name"])))
+        session = ask_view.session_of(ask)
+        if session is None:
+            self.desk.say("Who asks this is no session of ours.", wrong=True)
+        else:
+            self._deeds.attach(session, render.line(str(ask["task_name"])))
 
     def action_send(self) -> None:
         self._with_task(self._deeds.send)
