@@ -50,6 +50,7 @@ class FakeWorker:
         self.sends: list[Json] = []  #: every SendTaskMessage as it arrived
         self.connects: list[Json] = []  #: the `auth` of every connection
         self.refusal: Json | None = None  #: what the next send is answered with
+        self.stores: asyncio.Event | None = None  #: a send is stored and answered after this
         self.lose_next_ack = False  #: store the next send, then hang up instead of answering
         self.replays = True  #: whether a connection with `after` is told what it missed
         self.signed_in = True
@@ -482,6 +483,8 @@ class FakeWorker:
 
     async def _on_send(self, sid: str, task_id: str, body: str, options: Json) -> Json:
         self.sends.append({"task": task_id, "body": body} | options)
+        if self.stores is not None:
+            await self.stores.wait()
         if self.refusal is not None:
             refusal, self.refusal = self.refusal, None
             return {"error": refusal}

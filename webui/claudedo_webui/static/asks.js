@@ -25,7 +25,7 @@ export function Asks() {
   const list = [...asks.value.values()].filter(isShown);
   const open = list.filter((ask) => !ask.closed_at).length;
   const problem = problems.value.get("asks");
-  return html`<main class="view" aria-label="Asks">
+  return html`<main class="view" tabindex="-1" aria-label="Asks">
     <div class="heading"><div class="title">
       <a class="back" href="#" aria-label="All tasks">‹</a>
       <h1>${open === 0 ? "Nothing waits for you" : `${plural(open, "ask")} for you`}</h1>

@@ -71,8 +71,7 @@ export function submit(taskId) {
 export async function send(taskId) {
   const draft = draftOf(taskId);
   const attempt = attemptFor(draft);
-  const sending = { ...draft, attempt, phase: "sending", error: null };
-  put(taskId, sending);
+  put(taskId, { ...draft, attempt, phase: "sending", error: null });
   try {
     checkSize(draft.text);
     const sent = await sendMessage(taskId, textOf(draft), {
@@ -80,12 +79,15 @@ export async function send(taskId) {
       attachments: carried(draft).map((file) => file.id),
     });
     putMessages(taskId, [asMessage(taskId, draft, sent)]);
-    put(taskId, EMPTY);
+    const came = draftOf(taskId).files.filter((file) => !draft.files.some(isSame(file)));
+    put(taskId, came.length === 0 ? EMPTY : { ...EMPTY, files: came });
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
-    put(taskId, { ...sending, phase: "writing", error: error.message });
+    put(taskId, { ...draftOf(taskId), phase: "writing", error: error.message });
   }
 }
+
+const isSame = (file) => (other) => other.key === file.key;
 
 /** The same text sent again keeps its key, so that it is stored once; another text gets another. */
 function attemptFor(draft) {

@@ -122,6 +122,7 @@ function refreshSelected(id) {
   if (PLACES.includes(id)) return;
   requestTask(id);
   refreshThread(id);
+  if (histories.value.has(id)) requestHistory(id);
 }
 
 // --- events ---

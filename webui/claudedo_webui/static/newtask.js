@@ -9,7 +9,7 @@ import { newKey } from "./drafts.js";
 import { html } from "./html.js";
 import { forget, useKept } from "./kept.js";
 import { attachmentLimit, hrefOf, shownWorkspace, workspaces } from "./store.js";
-import { chooseFiles } from "./uploads.js";
+import { chooseFiles, useDrop } from "./uploads.js";
 
 const FORM = "new task";
 const MOST_BYTES = 28 * 1024 * 1024; // of all files: they go in one request, in base64
@@ -52,8 +52,9 @@ export function NewTask() {
     event.preventDefault();
     putFiles([...files.value, ...event.clipboardData.files]);
   };
+  const drop = useDrop((dropped) => putFiles([...files.value, ...dropped]));
   const ready = !busy && workspace && fields.title.trim() && fields.body.trim();
-  return html`<main class="view scrolls" aria-label="New task">
+  return html`<main class="view scrolls" tabindex="-1" aria-label="New task" ...${drop}>
     <div class="heading"><div class="title"><a class="back" href="#" aria-label="All tasks">‹</a>
       <h1>New task</h1></div></div>
     ${list.length === 0 ? html`<p class="notice">There is no workspace yet: run

@@ -1,6 +1,6 @@
 // The selected task: what it is, what was said, and the box to say more.
 
-import { useState } from "preact/hooks";
+import { useRef, useState } from "preact/hooks";
 import { AsksOf } from "./asks.js";
 import { Composer } from "./composer.js";
 import { tokensOf } from "./counts.js";
@@ -10,25 +10,11 @@ import { SessionState, failureOf } from "./session.js";
 import { StatusPanel } from "./status.js";
 import { hrefOf, nameOfParty, statusWord, tasks } from "./store.js";
 import { Timeline } from "./timeline.js";
-import { attach } from "./uploads.js";
+import { attach, useDrop } from "./uploads.js";
 
 export function TaskView({ task }) {
-  const [over, setOver] = useState(false);
-  const withFiles = (event) => event.dataTransfer?.types.includes("Files");
-  const dragOver = (event) => {
-    if (!withFiles(event)) return;
-    event.preventDefault();
-    setOver(true);
-  };
-  const leave = (event) => event.currentTarget.contains(event.relatedTarget) || setOver(false);
-  const drop = (event) => {
-    if (!withFiles(event)) return;
-    event.preventDefault();
-    setOver(false);
-    attach(task.id, event.dataTransfer.files);
-  };
-  return html`<main class="view" aria-label=${`Task ${task.name}`} data-drop=${over}
-    onDragOver=${dragOver} onDragLeave=${leave} onDrop=${drop}>
+  const drop = useDrop((files) => attach(task.id, files));
+  return html`<main class="view" tabindex="-1" aria-label=${`Task ${task.name}`} ...${drop}>
     <${Heading} task=${task} />
     <${AsksOf} task=${task} />
     <${Timeline} task=${task} />
@@ -39,6 +25,11 @@ export function TaskView({ task }) {
 function Heading({ task }) {
   const reason = task.session?.reason;
   const [open, setOpen] = useState(() => firstKept(task.id, ["words"]) !== null);
+  const opener = useRef(null);
+  const close = () => {
+    setOpen(false);
+    opener.current.focus();
+  };
   return html`<div class="heading">
     <div class="title">
       <a class="back" href="#" aria-label="All tasks">‹</a>
@@ -51,8 +42,8 @@ function Heading({ task }) {
       && html`<p class="full-title"><bdi>${task.title}</bdi></p>`}
     <${Failure} failure=${task.session?.failure} session=${task.session} />
     <dl class="facts">
-      <${Fact} name="status"><button type="button" class="quiet" aria-expanded=${open}
-        onClick=${() => setOpen(!open)}>${statusWord(task.status)}${" "}
+      <${Fact} name="status"><button type="button" class="quiet" ref=${opener}
+        aria-expanded=${open} onClick=${() => setOpen(!open)}>${statusWord(task.status)}${" "}
         <span aria-hidden="true">▾</span></button><//>
       ${task.assignee === "human" && html`<${Fact} name="from"><bdi>${
         nameOfParty(task.creator ?? "user")}</bdi><//>`}
@@ -67,7 +58,7 @@ function Heading({ task }) {
         task.session.transports.join(", ")}<//>`}
       <${Usage} usage=${task.session?.usage} />
     </dl>
-    ${open && html`<${StatusPanel} task=${task} close=${() => setOpen(false)} />`}
+    ${open && html`<${StatusPanel} task=${task} close=${close} />`}
   </div>`;
 }
 

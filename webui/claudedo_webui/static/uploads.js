@@ -1,5 +1,6 @@
 // Files on their way to the worker: sent at once when they are chosen, carried by the next message.
 
+import { useState } from "preact/hooks";
 import { ApiError, upload } from "./api.js";
 import { sizeOf } from "./counts.js";
 import { newKey, putFile } from "./drafts.js";
@@ -30,6 +31,28 @@ export function chooseFiles(take) {
   input.addEventListener("change", () => take(input.files));
   input.click();
 }
+
+/** Gives what lets files be dropped on a place: attributes, and whether some are held over it. */
+export function useDrop(take) {
+  const [over, setOver] = useState(false);
+  const onDragOver = (event) => bringsFiles(event) && setOver(true);
+  const onDragLeave = (event) =>
+    event.currentTarget.contains(event.relatedTarget) || setOver(false);
+  const onDrop = (event) => {
+    setOver(false);
+    if (bringsFiles(event)) take(event.dataTransfer.files);
+  };
+  return { onDragOver, onDragLeave, onDrop, "data-drop": over };
+}
+
+/** A file that misses its place must not be opened instead of the page. */
+export function keepPage() {
+  for (const type of ["dragover", "drop"]) {
+    addEventListener(type, (event) => bringsFiles(event) && event.preventDefault());
+  }
+}
+
+const bringsFiles = (event) => event.dataTransfer?.types.includes("Files") ?? false;
 
 async function send(taskId, file) {
   const key = newKey();

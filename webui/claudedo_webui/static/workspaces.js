@@ -11,7 +11,7 @@ import { Age, momentOf } from "./time.js";
 
 export function Workspaces() {
   const problem = problems.value.get("workspaces");
-  return html`<main class="view scrolls" aria-label="Workspaces and tokens">
+  return html`<main class="view scrolls" tabindex="-1" aria-label="Workspaces and tokens">
     <div class="heading"><div class="title"><a class="back" href="#" aria-label="All tasks">‹</a>
       <h1>Workspaces and tokens</h1></div></div>
     <div class="sheet wide">
