@@ -35,6 +35,9 @@ IsOurs = Callable[[str], Awaitable[bool]]
 CheckToken = Callable[[str], Awaitable[tuple[Token, str]]]
 
 KEY = "claudedo.access"
+HANG_UP = "claudedo.hang_up"
+"""In the scope of an HTTP request: drops its connection, with what was not sent yet."""
+
 COOKIE_DAYS = 30
 LINK_SECONDS = 60.0
 _UNIX = "unix"
@@ -63,11 +66,17 @@ class Access:
 
 
 class PeerProtocol(H11Protocol):
-    """Tells the application which process is at the other end of a unix socket."""
+    """Tells the application which process is at the other end, and lets it hang up."""
 
     def connection_made(self, transport: Any) -> None:
-        """Note the peer's pid as the client's "port"."""
+        """Note the peer's pid as the client's "port" of a unix socket."""
         super().connection_made(transport)
+        app: Any = self.app
+
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            await app({**scope, HANG_UP: transport.abort}, receive, send)
+
+        self.app = answer
         connection = transport.get_extra_info("socket")
         if connection is not None and connection.family == socket.AF_UNIX:
             self.client = (_UNIX, peer_pid(connection))

@@ -113,7 +113,7 @@ async def streaming(
     sent = sent or Sent()
     stream = EventStream(lambda stream: bench.clients.serve(client, stream))
     serving = asyncio.create_task(stream(SCOPE, never, sent))
-    await until(lambda: ": open" in sent.text and client.stream is stream)
+    await until(lambda: ": open" in sent.text and (client.stream is stream or serving.done()))
     try:
         yield serving, sent
     finally:
@@ -325,13 +325,13 @@ async def test_a_program_with_a_stream_is_not_forgotten_for_newer_ones(bench: Be
 async def test_much_mail_that_waits_does_not_make_a_push_slow(bench: Bench) -> None:
     client = await bench.client()
     client.settle(0)
-    for number in range(150):
+    for number in range(250):
         await bench.say(f"number {number}")
     began = time.process_time()
     async with streaming(bench, client) as (_, sent):
-        await until(lambda: "number 149" in sent.text)
+        await until(lambda: "number 249" in sent.text)
 
-    assert time.process_time() - began < 3  # it was 10
+    assert time.process_time() - began < 5  # to look at all of it each time takes far longer
 
 
 async def test_a_client_that_is_heard_of_keeps_what_it_claimed(bench: Bench) -> None:
