@@ -27,7 +27,7 @@ from tests.support import services
 from tests.support.own_worker import Answer, OwnWorker, UnixHTTP
 from tests.support.records import a_task
 
-PAIRS = 30
+PAIRS = 50
 HOSTILE = '<script>alert("x")</script>'
 
 
@@ -214,6 +214,21 @@ def test_a_question_is_decided_once_and_its_maker_told(
     assert scene.client.task(scene.backend.id)["pending"] == 2
 
 
+def test_an_answer_carries_files_and_nothing_else_that_is_decided_does(scene: Scene) -> None:
+    file, other = [
+        scene.upload(b"the plan", "plan.txt", task=task.id).json["id"]
+        for task in (scene.question, scene.backend)
+    ]
+    answer = {"decision": "answer", "text": "See there."}
+    for wrong in ({"decision": "allow"}, {"decision": "deny"}, {**answer, "always": True}):
+        assert scene.decide(**wrong, attachments=[file]).status == 400
+    assert scene.decide(**answer, attachments=[other]).status == 404
+    assert scene.decide(**answer, attachments=[file]).json["outcome"] == "answered"
+
+    [told] = [one for one in scene.thread(scene.backend) if one["sender"] == "user"]
+    assert [one["id"] for one in told["attachments"]] == [file]
+
+
 def test_what_a_person_sends_to_a_question_goes_to_who_asked(scene: Scene) -> None:
     sent = scene.send(scene.question, "Wait.").json
 
@@ -228,7 +243,10 @@ def test_by_command_a_question_is_listed_answered_and_shown(scene: Scene) -> Non
     assert "waiting for you" in row
     told = scene.run("answer", scene.backend.name, "Which one?", "--keep-open")
     assert told.stdout == f"{name}: told; it still waits for you\n"
-    answered = scene.run("answer", name, "Yes.")
+    Path("plan.txt").write_text("the plan")
+    assert scene.run("answer", name, "Yes.", "--attach", "nothing here").exit_code == 2
+    answered = scene.run("answer", name, "Yes.", "--attach", "plan.txt")
+    assert scene.thread(scene.question)[-1]["attachments"][0]["filename"] == "plan.txt"
     assert answered.stdout == f"{name}: answered: {scene.question.title}\n"
     assert "notstarted → completed by user" in scene.run("show", name).stdout
     refused = scene.run("restart", name)
@@ -278,6 +296,9 @@ def test_a_client_with_a_token_asks_works_and_passes_files_by_the_same_tools(sce
     [given] = shown["attachments"]
     assert use("downloadAttachment", attachment_id=given["id"]) == file
 
+    for left in scene.client.tasks():  # by other tests
+        if (left["assignee"], left["status"]) == ("agent", "notstarted"):
+            scene.client.move(left["id"], "rejected")
     order = {"workspace": "shop", "title": "Work", "body": "Do it."}
     work = scene.client.create_task(order)
     claimed = use("getTask")

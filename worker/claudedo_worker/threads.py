@@ -365,12 +365,19 @@ class Threads:
         )
 
     async def decide(
-        self, ask: Ask, outcome: AskOutcome, words: str | None, *, keep_open: bool = False
+        self,
+        ask: Ask,
+        outcome: AskOutcome,
+        words: str | None,
+        *,
+        keep_open: bool = False,
+        given: Sequence[str] = (),
     ) -> Ask:
         """The person decides a task that was made for them: completed, rejected, or answered.
 
-        An answer completes it, too, unless `keep_open`. All of it happens, or nothing. Returns the
-        ask. Raises `ConflictError` if it is closed.
+        An answer completes it, too, unless `keep_open`; it carries the files `given`. All of it
+        happens, or nothing. Returns the ask. Raises `ConflictError` if it is closed, and what `say`
+        raises.
         """
         if outcome is AskOutcome.ANSWERED:
             check_body(words or "")
@@ -382,7 +389,7 @@ class Threads:
             if outcome is not AskOutcome.ANSWERED:
                 await self.move(PERSON, task, after, words or "")
             else:
-                await self._say(PERSON, task, words or "")
+                await self._say(PERSON, task, words or "", given=given)
                 if not keep_open:
                     moved = await self._store.move_task(task, after, USER, USER)
                     await self._follow_with_ask(task, moved, PERSON, words or "", outcome)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from claudedo.cli import answers, ask_view, edited_input, options, render
 from claudedo.cli.exits import Exit, common, status_of
+from claudedo.cli.message import upload
 from claudedo.cli.start import read_text
 from claudedo.errors import (
     AmbiguousError,
@@ -137,6 +139,13 @@ def answer(
     keep_open: Annotated[
         bool, typer.Option("--keep-open", help="Of a task for you: say this, but it is not done.")
     ] = False,
+    attach: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Of a task for you: a file that goes with it; several are possible.",
+        ),
+    ] = None,
     workspace: options.InWorkspace = None,
 ) -> None:
     """Answer a question, say what a plan lacks, or answer and so complete a task for you.
@@ -151,7 +160,12 @@ def answer(
     ask = find_ask(client, target, workspace)
     if keep_open and ask["kind"] != AskKind.TASK:
         raise UsageError(f"--keep-open is for tasks; this is a {ask['kind']}.")
+    if attach and ask["kind"] != AskKind.TASK:
+        raise UsageError(f"--attach is for tasks; this is a {ask['kind']}.")
     decision = _answer(ask, text or []) | ({"keep_open": True} if keep_open else {})
+    if attach:
+        files = [file.expanduser() for file in attach]
+        decision["attachments"] = upload(client, ask["task"], files)
     decided = client.decide(ask["id"], decision)
     render.show(sentence(ask, decided))
 

@@ -79,8 +79,7 @@ def send(
     body = _body(" ".join(text) if text else None, message_file)
     client = options.worker()
     task = options.find(client, target, workspace)
-    _check_files(files)
-    ids = [_upload(client, task["id"], file) for file in files]
+    ids = upload(client, task["id"], files)
     sent = _store(client, task["id"], body, priority, reply_to, ids)
     if wait in (Rung.READ, Rung.ANSWERED) and str(task.get("holder")).startswith("token:"):
         whose = f"{render.line(task['name'])} is worked on by a client with a token"
@@ -103,6 +102,15 @@ def _body(text: str | None, file: str | None) -> str:
     if (text is None) == (file is None):
         raise UsageError("Say something: either TEXT or --message-file F (- is standard input).")
     return check_body(text if text is not None else read_text(str(file)))
+
+
+def upload(client: WorkerClient, task: str, files: Sequence[Path]) -> list[str]:
+    """Give files to the task `task`, for what is said next in its thread; returns their ids.
+
+    Raises `UsageError`, before anything is sent, for what is no file or cannot be read.
+    """
+    _check_files(files)
+    return [_upload(client, task, file) for file in files]
 
 
 def _check_files(files: Sequence[Path]) -> None:
