@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import os
 import re
@@ -394,6 +395,24 @@ def test_a_revision_without_streams_is_not_spoken(
     assert (answer.status, answer.json["id"], answer.json["error"]["code"]) == (400, "probe", code)
 
 
+def test_a_notification_of_another_revision_is_refused(place: Place) -> None:
+    mate = place.mates[0]
+    session = shake_hands(place, mate)
+    named = {"Mcp_Session_Id": session, "Mcp_Protocol_Version": "1999-01-01"}
+    answer = place.ask_mcp(mate, "POST", INITIALIZED, **named)
+
+    assert (answer.status, answer.json["code"]) == (400, "usage")
+    assert "2025-11-25" in answer.json["detail"]
+
+
+def test_asking_for_the_head_of_a_stream_begins_no_session(place: Place) -> None:
+    mate = place.mate()
+    answer = place.ask_mcp(mate, "HEAD", Accept="text/event-stream")
+    [token] = [t for t in place.worker.ask("GET", "/api/tokens").json if t["id"] == mate.token.id]
+
+    assert (answer.status, token["sessions"]) == (200, 0)
+
+
 # Mail
 
 
@@ -536,6 +555,28 @@ async def test_a_stream_that_is_opened_again_takes_the_place_of_the_one_before(
     after = await asyncio.to_thread(place.ask_mcp, mate, "POST", PING, Mcp_Session_Id=session)
 
     assert (done.status, after.status) == (200, 404)
+
+
+def test_a_request_whose_token_ends_while_it_is_on_its_way_does_nothing(place: Place) -> None:
+    mate = place.mate()
+    session = shake_hands(place, mate)
+    call = {"name": "send_to_task", "arguments": {"task_id": "backend", "body": "too late"}}
+    body = json.dumps({"jsonrpc": "2.0", "id": 3, "method": "tools/call", "params": call}).encode()
+    with closing(http.client.HTTPConnection("127.0.0.1", place.port, timeout=PATIENCE)) as slow:
+        slow.putrequest("POST", "/mcp/shop")
+        slow.putheader("Authorization", f"Bearer {mate.text}")
+        slow.putheader("Mcp-Session-Id", session)
+        slow.putheader("Content-Length", str(len(body)))
+        slow.endheaders(body[:10])
+        place.ask_mcp(mate, "POST", PING, Mcp_Session_Id=session)  # the door has seen the first
+        place.worker.ask("DELETE", f"/api/tokens/{mate.token.id}")
+        slow.send(body[10:])
+        answer = slow.getresponse()
+        answer.read()
+    thread = place.worker.ask("GET", f"/api/tasks/{place.backend.id}/messages").json
+
+    assert answer.status == 401
+    assert "too late" not in [message["body"] for message in thread]
 
 
 @pytest.mark.parametrize("end", ["revoke", "rotate"])

@@ -21,7 +21,13 @@ from typing import Any
 from mcp.server.lowlevel import Server
 
 from claudedo import protocol
-from claudedo.errors import AmbiguousError, ClaudedoError, ForbiddenError, NotFoundError
+from claudedo.errors import (
+    AmbiguousError,
+    ClaudedoError,
+    ForbiddenError,
+    NotFoundError,
+    UnauthorizedError,
+)
 from claudedo.model import (
     USER,
     Connection,
@@ -182,6 +188,11 @@ class Clients:
                     # Better cut than left open: who may come back will be let in again.
                     log.exception("a token cannot be checked", extra={"action": "check_failed"})
                     client.stream.cut()
+
+    async def check(self, shown: str) -> None:
+        """Raise `UnauthorizedError` if the text with this digest opens nothing any more."""
+        if not await self._tokens.still_opens(shown):
+            raise UnauthorizedError("This token ended while the request was on its way.")
 
     async def _check_token(self, client: Client) -> bool:
         """False, and the stream is cut, if what the client showed opens nothing any more."""
