@@ -49,11 +49,12 @@ What asks for you stands on top, oldest first; then every task and its session.
  s             send a message; the line above the keys says how far it came
 
 On an ask
- y             allow, approve; what is not shown in full is opened first
+ y             allow, approve, a task is done; what is unseen is opened first
  Y (or A)      allow, and keep the rule that the CLI suggests, for this session
- n             deny, with a reason if you like
+ n             deny or reject, with a reason if you like
  e             edit the command or input in $EDITOR, then allow it
- w             answer, by number or in own words; say what a plan lacks
+ w             answer, by number or in own words; say what a plan lacks;
+               answer a task, which completes it (s only says something)
 
 On a session
  d  l          its diff; its conversation
