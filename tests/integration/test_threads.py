@@ -223,6 +223,7 @@ def test_an_answer_carries_files_and_nothing_else_that_is_decided_does(scene: Sc
     for wrong in ({"decision": "allow"}, {"decision": "deny"}, {**answer, "always": True}):
         assert scene.decide(**wrong, attachments=[file]).status == 400
     assert scene.decide(**answer, attachments=[other]).status == 404
+    assert scene.decide(**answer, attachments=[f"f_{n}" for n in range(21)]).status == 400
     assert scene.decide(**answer, attachments=[file]).json["outcome"] == "answered"
 
     [told] = [one for one in scene.thread(scene.backend) if one["sender"] == "user"]

@@ -28,6 +28,7 @@ from claudedo.errors import (
     UsageError,
 )
 from claudedo.model import (
+    MOST_FILES,
     USER,
     Ask,
     AskKind,
@@ -409,6 +410,8 @@ class Threads:
         priority: Priority = Priority.NORMAL,
         key: str | None = None,
     ) -> Message:
+        if len(given) + len(contents) > MOST_FILES:
+            raise UsageError(f"A message carries at most {MOST_FILES} files.")
         files = [await self._attachments.record(one, chat, party.id) for one in contents]
         recipient, to = await self._recipient(party, chat)
         at = now()

@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 
 from claudedo import protocol
 from claudedo.errors import UsageError
-from claudedo.model import MOST_FILES, Rung
+from claudedo.model import Rung
 from claudedo_worker.api.context import Context, sender_of, task_of
 from claudedo_worker.api.decode import (
     body_of,
@@ -32,9 +32,6 @@ LONGEST_PART = 500
 async def send_message(context: Context, request: Request) -> Response:
     """Store a message for a task."""
     data = body_of(request)
-    files = lines(data, "attachments")
-    if len(files) > MOST_FILES:
-        raise UsageError(f"A message carries at most {MOST_FILES} files.")
     task, sender = await task_of(context, request), await sender_of(context, request)
     if sender:
         await context.mailbox.check_reach(sender, task)
@@ -45,7 +42,7 @@ async def send_message(context: Context, request: Request) -> Response:
         key=optional(data, "key"),
         priority=priority(data),
         reply_to=optional(data, "reply_to"),
-        attachments=files,
+        attachments=lines(data, "attachments"),
     )
     return JSONResponse(protocol.sent_json(message))
 
