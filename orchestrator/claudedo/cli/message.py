@@ -83,7 +83,8 @@ def send(
     sent = _store(client, task["id"], body, priority, reply_to, ids)
     if wait in (Rung.READ, Rung.ANSWERED) and str(task.get("holder")).startswith("token:"):
         whose = f"{render.line(task['name'])} is worked on by a client with a token"
-        render.note(f"{whose}: of it no more is known than delivered.")
+        known = "no more is known than delivered, until it replies to the message by its id"
+        render.note(f"{whose}: of it {known}.")
     if wait is not Rung.STORED:
         sent = _wait(client, sent, wait, timeout, task["name"])
     if json_output:
