@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -22,7 +23,7 @@ from claudedo.client import WorkerClient
 from claudedo.demo.model import ModelRequest, ScriptedModel
 from claudedo.errors import UnavailableError
 from claudedo.holding import HolderClient, Kind, encode_input
-from claudedo.settings import load
+from claudedo.settings import Settings, load
 from claudedo_worker.terminal import screen
 from tests.support.claude_home import create_claude_home
 
@@ -56,10 +57,8 @@ class World:
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         try:
-            self.run("stop", "--all", check=False)
-            self.run("worker", "stop", check=False)
+            self._end_all()
         finally:
-            self._end_leftovers()
             self.model.stop()
         if kind is not None and self.log.exists():
             sys.stderr.write(self.log.read_text()[-4000:])
@@ -67,6 +66,10 @@ class World:
     @property
     def log(self) -> Path:
         return self.state / "worker.log"
+
+    @property
+    def _settings(self) -> Settings:
+        return load(self.environment)
 
     # What a person does
 
@@ -111,7 +114,7 @@ class World:
 
     def ask(self, question: Callable[[WorkerClient], T]) -> T:
         """Ask the worker directly, which costs less than a command; a dead one is started again."""
-        client = WorkerClient(load(self.environment))
+        client = WorkerClient(self._settings)
         try:
             return question(client.connect(start=False))
         except UnavailableError:
@@ -212,7 +215,7 @@ class World:
 
     @property
     def worker_pid(self) -> int:
-        return int(self.json("worker", "status")["pid"])
+        return int(json.loads(self._settings.worker_file.read_text())["pid"])
 
     def kill_worker(self) -> None:
         """SIGKILL, as a crash would; the next command starts another."""
@@ -222,7 +225,7 @@ class World:
 
     def processes(self) -> list[psutil.Process]:
         """Everything that runs for this world: below its sessions, or from its state directory."""
-        mine = str(self.root)
+        mine = f"{self.root}/"
         found = []
         for process in psutil.process_iter():
             try:
@@ -234,11 +237,22 @@ class World:
                 continue
         return found
 
-    def _end_leftovers(self) -> None:
-        left = self.processes()
-        for process in left:
-            process.kill()
-        psutil.wait_procs(left, timeout=10)
+    def _end_all(self) -> None:
+        """The worker first, or it would start again what ends; then all that is left."""
+        workers = [p for p in self.processes() if "claudedo_worker" in words_of(p)]
+        for worker in workers:
+            with suppress(psutil.NoSuchProcess):
+                worker.terminate()
+        psutil.wait_procs(workers, timeout=PATIENCE)
+        for _ in range(5):  # one that just ends may begin another
+            left = self.processes()
+            for process in left:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(left, timeout=10)
+            if not left:
+                return
+        raise AssertionError(f"these do not end: {left}")
 
 
 def words_of(process: psutil.Process) -> list[str]:
