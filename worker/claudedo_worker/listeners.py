@@ -110,8 +110,10 @@ class Listeners:
 
     async def _watch(self, stream: EventStream, token: Token, shown: str) -> None:
         """Cut the stream when its token ends."""
-        while await self._opens(shown):
-            news = self._token_news
+        while True:
+            news = self._token_news  # before the look, so that nothing falls between the two
+            if not await self._opens(shown):
+                break
             left = datetime.fromisoformat(token.expires_at).timestamp() - time.time()
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(LOOK, left + 0.01)):
