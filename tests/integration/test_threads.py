@@ -6,7 +6,9 @@ import base64
 import hashlib
 import json
 import os
+import resource
 import socket
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -472,6 +474,23 @@ def test_an_upload_that_breaks_off_leaves_nothing(scene: Scene) -> None:
 
     assert scene.kept() == before
     scene.worker.start()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of another process: Linux only")
+def test_a_disk_that_fills_up_refuses_a_file_and_keeps_nothing_of_it(scene: Scene) -> None:
+    before, data = scene.kept(), bytes(3 * 2**20)
+    assert scene.worker.process is not None
+    limits = (scene.worker.process.pid, resource.RLIMIT_FSIZE)
+    soft, hard = resource.prlimit(*limits)
+    resource.prlimit(*limits, (2**20, hard))
+    refused = scene.upload(data, "a.bin")
+    during = scene.kept()
+    resource.prlimit(*limits, (soft, hard))
+
+    assert (refused.status, refused.json["code"]) == (507, "storage")
+    assert refused.json["detail"].startswith("The file a.bin cannot be kept: ")
+    assert during == before
+    assert scene.upload(data, "a.bin").status == 200
 
 
 def test_the_limit_is_what_the_configuration_says(scene: Scene) -> None:
