@@ -15,6 +15,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -74,6 +75,9 @@ DEAF = 3 * RETRY
 STREAMING = "claude-code"
 """The program that always opens a stream (4.12). Deaf, it hears again after a new handshake."""
 
+ANEW = 5.0
+"""Seconds in which a program that is told that its session is over begins another one, or two."""
+
 SWEEP, LOOK = 5.0, 20.0
 SIGN_OF_LIFE = 60.0  # seconds between two renewals of the claims of a connected client
 
@@ -108,6 +112,11 @@ class Client:
         self.pushes_from = self.heard_at if known else float("inf")
         self.caller = TokenCaller(clients, self)
         self.server: Server[Any] = mcp_server.build(self.caller, self.listed)
+
+    @property
+    def program(self) -> str:
+        """The same for all MCP sessions that are known to be one program's."""
+        return self.connection.id.rpartition("_")[0]
 
     def listed(self) -> None:
         """It asked for the tools."""
@@ -150,6 +159,7 @@ class Clients:
         self._sweeper: asyncio.Task[None] | None = None
         self._checks: set[asyncio.Task[None]] = set()
         self._began = time.monotonic()
+        self._told: dict[tuple[str, str], tuple[str, float]] = {}
         self.sweeps: list[Callable[[], Awaitable[None]]] = []
         """What else is to be tidied when clients may be gone; called every few seconds."""
 
@@ -206,10 +216,14 @@ class Clients:
 
     async def open(self, token: Token, shown: str, name: str) -> Client:
         """A new MCP session for a program that calls itself `name`."""
+        name = name[:200]
+        program, told_at = self._told.get((token.id, name), ("", 0.0))
+        if not program or time.monotonic() - told_at > ANEW:
+            program = f"c_{secrets.token_hex(8)}"
         connection = Connection(
-            id=f"c_{secrets.token_hex(16)}",
+            id=f"{program}_{secrets.token_hex(16)}",
             token_id=token.id,
-            client=name[:200],
+            client=name,
             created_at=now(),
         )
         for old in await self.store.add_connection(connection, token, self._too_many):
@@ -253,6 +267,7 @@ class Clients:
         settled = client.known or client.left_at is not None
         deaf = client.stream is None and settled and time.monotonic() - lost > DEAF
         if deaf and client.connection.client.startswith(STREAMING):
+            self._told[token.id, client.connection.client] = client.program, time.monotonic()
             await self.end(client)
             raise NotFoundError("This MCP session has lost its stream; initialize again.")
         return client
@@ -309,6 +324,10 @@ class Clients:
         by a worker that is gone: who knows whether it was read.
         """
         await self._keep_claims(client)
+        for one in [client, *self._others_of(client)]:
+            await self._confirm(one, tool)
+
+    async def _confirm(self, client: Client, tool: str | None) -> None:
         lent = await self.store.lends(client.connection.id)
         had = {message for message, pushed in lent.items() if not pushed} & client.answered
         if tool not in ("check_inbox", "inbox_status"):
@@ -380,7 +399,23 @@ class Clients:
             return False
         if client.stream is stream:
             client.written.add(lent.message.id)
+        again = _pushed(replace(lent, before=True), chat)
+        for other in self._others_of(client):
+            if other.stream:
+                await other.stream.write("message", again)
         return True
+
+    def _others_of(self, client: Client) -> list[Client]:
+        """The other MCP sessions of the same program.
+
+        2.1.197, told that its session is over, begins two, and listens to pushes in one of them
+        (docs/claude-cli.md 4.15): what is pushed goes into both, and a request in either confirms.
+        """
+        return [
+            other
+            for other in self._clients.values()
+            if other is not client and other.program == client.program
+        ]
 
 
 class TokenCaller:

@@ -334,6 +334,37 @@ async def test_much_mail_that_waits_does_not_make_a_push_slow(bench: Bench) -> N
     assert time.process_time() - began < 5  # to look at all of it each time takes far longer
 
 
+async def test_what_is_pushed_goes_into_both_sessions_of_a_program_that_connects_anew_twice(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As 2.1.197 does, which then listens in one of them (docs/claude-cli.md 4.15)."""
+    shown, name = digest(bench.text), "claude-code 2.1.197"
+    before = await bench.clients.open(bench.token, shown, name)
+    bench.clients = bench.worker()
+    monkeypatch.setattr(clients_module, "DEAF", -1.0)
+    with pytest.raises(NotFoundError, match="initialize again"):
+        await bench.clients.find_to_ask(bench.token, shown, before.connection.id)
+    twins = [await bench.clients.open(bench.token, shown, name) for _ in range(2)]
+    monkeypatch.setattr(clients_module, "ANEW", -1.0)
+    stranger = await bench.clients.open(bench.token, shown, name)
+    for client in twins:
+        client.settle(0)
+    async with (
+        streaming(bench, twins[0]) as (_, one),
+        streaming(bench, twins[1]) as (_, other),
+        streaming(bench, stranger) as (_, third),
+    ):
+        message = await bench.say("to both")
+        await until(lambda: "to both" in one.text and "to both" in other.text)
+        await bench.clients.heard(stranger, "send_to_task")
+        assert not await bench.delivered(message)
+        await bench.clients.heard(twins[1], "send_to_task")
+        assert await bench.delivered(message)
+
+    assert "to both" not in third.text
+    assert sorted([SEEN in one.text, SEEN in other.text]) == [False, True]
+
+
 async def test_a_client_that_is_heard_of_keeps_what_it_claimed(bench: Bench) -> None:
     until = (await bench.store.task(bench.task.id)).held_until
     client = await bench.client()
