@@ -525,6 +525,8 @@ async def test_on_a_phone_one_column_at_a_time_fits_the_width(
     assert await page.get_by_role("log").evaluate(log_width) == 0
     await page.get_by_role("link", name="All tasks").tap()
     await expect(page.get_by_role("navigation")).to_be_visible()
+    await desk.worker.stop()
+    await expect(page.get_by_text("claudedo worker start")).to_be_in_viewport(ratio=1)
 
 
 # --- what is shipped ---
