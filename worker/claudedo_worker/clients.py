@@ -90,6 +90,11 @@ def party_of(token: Token) -> Party:
     return Party(id=f"token:{token.id}", name=token.name, workspace_id=token.workspace_id)
 
 
+def program_of(connection_id: str) -> str:
+    """What the MCP sessions of one program have in common."""
+    return connection_id.rpartition("_")[0]
+
+
 class Client:
     """One MCP session of one program. A worker that finds it in the store takes it up as it was."""
 
@@ -116,7 +121,7 @@ class Client:
     @property
     def program(self) -> str:
         """The same for all MCP sessions that are known to be one program's."""
-        return self.connection.id.rpartition("_")[0]
+        return program_of(self.connection.id)
 
     def listed(self) -> None:
         """It asked for the tools."""
@@ -285,10 +290,12 @@ class Clients:
             return True
         return await self.store.connection(connection_id) is None
 
-    def stream_of(self, connection_id: str) -> EventStream | None:
-        """The open stream of a client, if it has one."""
-        client = self._clients.get(connection_id)
-        return client.stream if client else None
+    def streams_of(self, connection_id: str) -> list[EventStream]:
+        """The open streams of a client's program."""
+        if (client := self._clients.get(connection_id)) is None:
+            return []
+        every = [client, *self._others_of(client)]
+        return [one.stream for one in every if one.stream]
 
     def _forget(self, connection_id: str) -> None:
         client = self._clients.pop(connection_id, None)

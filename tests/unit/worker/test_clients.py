@@ -18,7 +18,9 @@ from claudedo.model import Task, Token, Workspace, stamp
 from claudedo_worker import clients as clients_module
 from claudedo_worker.clients import CONNECTIONS, SEEN, Client, Clients
 from claudedo_worker.database import Database
+from claudedo_worker.decision import ALLOW, Decision
 from claudedo_worker.mcp_sse import EventStream
+from claudedo_worker.permission_relay import PermissionRelay
 from claudedo_worker.store import Store
 from claudedo_worker.tokens import Tokens, digest
 from tests.support import services
@@ -44,7 +46,7 @@ class Bench:
 
     def worker(self) -> Clients:
         """The clients as another worker would find them."""
-        threads = services.threads(self.store, self._path)
+        self.threads = threads = services.threads(self.store, self._path)
         self.tokens = Tokens(self.store)
         return Clients(
             self.store,
@@ -361,7 +363,20 @@ async def test_what_is_pushed_goes_into_both_sessions_of_a_program_that_connects
         await bench.clients.heard(twins[1], "send_to_task")
         assert await bench.delivered(message)
 
+        relay = PermissionRelay(bench.store, bench.clients, bench.threads)
+        asked = {"request_id": "abcde", "tool_name": "Bash", "input_preview": "{}"}
+        await relay.asked(twins[0], asked)
+        [ask] = await bench.store.open_asks()
+        await relay.decide(ask, Decision(decision=ALLOW))
+        await until(lambda: '"allow"' in one.text and '"allow"' in other.text)
+        await relay.asked(twins[0], asked)
+        await relay.went_on(stranger)
+        assert len(await bench.store.open_asks()) == 1
+        await relay.went_on(twins[1])
+        assert await bench.store.open_asks() == []
+
     assert "to both" not in third.text
+    assert '"allow"' not in third.text
     assert sorted([SEEN in one.text, SEEN in other.text]) == [False, True]
 
 
