@@ -99,6 +99,7 @@ class EventStream(Response):
         except TimeoutError:
             # What is unread would keep the connection, and a worker that ends, waiting for ever.
             scope[HANG_UP]()
+            await _left(receive)  # or the server would take the response for forgotten, and say so
 
     async def _serve_stream(self) -> None:
         try:

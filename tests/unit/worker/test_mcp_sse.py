@@ -25,19 +25,20 @@ class DeafClient:
     """It takes the head of the stream and then reads nothing, nor does it hang up."""
 
     def __init__(self) -> None:
-        self.hung_up = False
-        self.scope = {"type": "http", "method": "GET", HANG_UP: self.hang_up}
+        self._gone = asyncio.Event()
+        self.scope = {"type": "http", "method": "GET", HANG_UP: self._gone.set}
 
-    def hang_up(self) -> None:
-        self.hung_up = True
+    @property
+    def hung_up(self) -> bool:
+        return self._gone.is_set()
 
     async def send(self, message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.body" and message["body"] != b": open\n\n":
             await asyncio.Event().wait()
 
     async def receive(self) -> MutableMapping[str, Any]:
-        await asyncio.Event().wait()
-        return {}
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
 
 
 async def write_on(stream: EventStream) -> None:
@@ -85,7 +86,9 @@ async def test_a_client_that_reads_sees_the_end_of_its_stream() -> None:
     assert not client.hung_up
 
 
-async def test_the_server_drops_the_connection_of_who_reads_nothing() -> None:
+async def test_the_server_drops_the_connection_of_who_reads_nothing_without_a_word(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     streams: list[EventStream] = []
 
     async def write_much(stream: EventStream) -> None:
@@ -100,7 +103,8 @@ async def test_the_server_drops_the_connection_of_who_reads_nothing() -> None:
         closing(socket.create_server(("127.0.0.1", 0))) as listener,
         closing(socket.create_connection(listener.getsockname())) as deaf,
     ):
-        server = daemon.Server(uvicorn.Config(app, http=PeerProtocol, lifespan="off"))
+        config = uvicorn.Config(app, http=PeerProtocol, lifespan="off", log_config=None)
+        server = daemon.Server(config)
         serving = asyncio.create_task(server.serve([listener]))
         connections: set[Any] = server.server_state.connections
         deaf.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -111,6 +115,8 @@ async def test_the_server_drops_the_connection_of_who_reads_nothing() -> None:
             await until(lambda: not connections)
         server.should_exit = True
         await serving
+
+    assert [record for record in caplog.records if record.levelname != "INFO"] == []
 
 
 async def until(condition: Callable[[], bool]) -> None:
