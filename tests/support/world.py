@@ -26,6 +26,7 @@ from claudedo.holding import HolderClient, Kind, encode_input
 from claudedo.settings import Settings, load
 from claudedo_worker.terminal import screen
 from tests.support.claude_home import create_claude_home
+from tests.support.prepared_command import prepared_command
 
 COMMAND = str(Path(sys.executable).with_name("claudedo"))
 PATIENCE = 60.0
@@ -42,6 +43,8 @@ class World:
         self.command = COMMAND
         self.model = ScriptedModel()
         self._channels = channels
+        self._client: tuple[Settings, WorkerClient] | None = None
+        self._ids: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         self.model.start()
@@ -74,20 +77,26 @@ class World:
     # What a person does
 
     def run(
-        self, *arguments: str, check: bool = True, cwd: Path | None = None, **more: Any
+        self, *arguments: str, check: bool = True, cwd: Path | None = None, input: str = ""
     ) -> subprocess.CompletedProcess[str]:
         """Run a command; with `check` it must succeed."""
-        done = subprocess.run(
-            [self.command, *arguments],
-            cwd=cwd or self.repository,
-            env=self.environment,
-            stdin=subprocess.DEVNULL if "input" not in more else None,
-            capture_output=True,
-            text=True,
-            timeout=180,
-            check=False,
-            **more,
-        )
+        self._ids.clear()  # the command may give a name to another task
+        cwd = cwd or self.repository
+        if self.command == COMMAND:
+            done = prepared_command().run(
+                arguments, cwd=cwd, env=self.environment, input=input, timeout=180
+            )
+        else:
+            done = subprocess.run(
+                [self.command, *arguments],
+                cwd=cwd,
+                env=self.environment,
+                input=input,
+                capture_output=True,
+                text=True,
+                timeout=180,
+                check=False,
+            )
         if check and done.returncode:
             raise AssertionError(
                 f"claudedo {' '.join(arguments)} -> {done.returncode}\n{done.stdout}{done.stderr}"
@@ -114,16 +123,21 @@ class World:
 
     def ask(self, question: Callable[[WorkerClient], T]) -> T:
         """Ask the worker directly, which costs less than a command; a dead one is started again."""
-        client = WorkerClient(self._settings)
+        settings = self._settings
         try:
-            return question(client.connect(start=False))
+            if self._client is None or self._client[0] != settings:
+                self._client = settings, WorkerClient(settings).connect(start=False)
+            return question(self._client[1])
         except UnavailableError:
             self.run("worker", "start")
-            return question(client.connect(start=False))
+            return question(WorkerClient(settings).connect(start=False))
 
     def id(self, task: str) -> str:
         """The id of the task that a person here means."""
-        return str(self.ask(lambda worker: worker.resolve(task, str(self.repository)))["id"])
+        if task not in self._ids:
+            found = self.ask(lambda worker: worker.resolve(task, str(self.repository)))
+            self._ids[task] = str(found["id"])
+        return self._ids[task]
 
     def message(self, task: str, message_id: str) -> dict[str, Any]:
         """One message of a task's thread."""
