@@ -22,9 +22,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return
     long = [item for item in items if item.get_closest_marker("acceptance")]
     short = [item for item in items if not item.get_closest_marker("acceptance")]
+    units: dict[str, list[pytest.Item]] = {}  # the tests of a group are made for one process
+    for item in long:
+        group = item.get_closest_marker("xdist_group")
+        units.setdefault(group.args[0] if group else item.nodeid, []).append(item)
     share = -(-len(items) // processes)
     items.clear()
     for number in range(processes):
-        begin = long[number::processes]
-        items += [*begin, *short[: share - len(begin)]]
-        del short[: share - len(begin)]
+        begin = [item for unit in list(units.values())[number::processes] for item in unit]
+        fill = max(0, share - len(begin))
+        items += [*begin, *short[:fill]]
+        del short[:fill]
+    items += short

@@ -25,7 +25,7 @@ from claudedo.client import WorkerClient
 from claudedo.demo.repository import make_repository
 from tests.support.world import COMMAND, PATIENCE, World
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.xdist_group("bad input")]  # one place for all
 
 LIMIT = 256 * 1024  # bytes of a message
 VERSION = '[ "$1" = --version ] && { echo "2.1.330 (Claude Code)"; exit; }\n'
