@@ -22,6 +22,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.wsproto_impl import WSProtocol
 
 from claudedo.errors import StorageError, UnauthorizedError
 from claudedo.model import Token
@@ -36,7 +37,7 @@ CheckToken = Callable[[str], Awaitable[tuple[Token, str]]]
 
 KEY = "claudedo.access"
 HANG_UP = "claudedo.hang_up"
-"""In the scope of an HTTP request: drops its connection, with what was not sent yet."""
+"""In the scope of a request, or a WebSocket: drops its connection, with what was not sent yet."""
 
 COOKIE_DAYS = 30
 LINK_SECONDS = 60.0
@@ -65,13 +66,16 @@ class Access:
     refusal: str | None = None  # why what was shown is worth nothing
 
 
-class PeerProtocol(H11Protocol):
+class _Peer:
     """Tells the application which process is at the other end, and lets it hang up."""
+
+    app: Any
+    client: Any
 
     def connection_made(self, transport: Any) -> None:
         """Note the peer's pid as the client's "port" of a unix socket."""
-        super().connection_made(transport)
-        app: Any = self.app
+        super().connection_made(transport)  # type: ignore[misc]
+        app = self.app
 
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
             await app({**scope, HANG_UP: transport.abort}, receive, send)
@@ -80,6 +84,14 @@ class PeerProtocol(H11Protocol):
         connection = transport.get_extra_info("socket")
         if connection is not None and connection.family == socket.AF_UNIX:
             self.client = (_UNIX, peer_pid(connection))
+
+
+class PeerProtocol(_Peer, H11Protocol):
+    """HTTP, with the process at the other end."""
+
+
+class PeerWebSocket(_Peer, WSProtocol):
+    """A WebSocket, with the process at the other end."""
 
 
 def peer_pid(connection: Any) -> int:

@@ -27,7 +27,7 @@ from claudedo.errors import ClaudedoError, ConflictError, RefusedError
 from claudedo.model import now
 from claudedo.settings import Settings, make_private
 from claudedo_worker import api
-from claudedo_worker.access import Door, PeerProtocol, Receive, Scope, Send
+from claudedo_worker.access import Door, PeerProtocol, PeerWebSocket, Receive, Scope, Send
 from claudedo_worker.adoption import Adoption
 from claudedo_worker.attachments import Attachments
 from claudedo_worker.bus import Bus
@@ -135,7 +135,7 @@ async def _serve(settings: Settings) -> None:
             stop=stop.set,
             url=url,
         )
-        realtime = Realtime(store, bus, mailbox)
+        realtime = Realtime(store, threads, tokens, listeners)
         door = await _door(store, context, realtime)
         if settings.notify:
             continues = settings.continue_after_limit
@@ -150,7 +150,6 @@ async def _serve(settings: Settings) -> None:
         )
         await links.start()
         stack.push_async_callback(links.stop)
-        await realtime.start()
         stack.push_async_callback(realtime.stop)
         clients.start()
         stack.push_async_callback(clients.stop)
@@ -197,7 +196,7 @@ def _config(door: Door) -> uvicorn.Config:
     return uvicorn.Config(
         door,
         http=PeerProtocol,
-        ws="wsproto",
+        ws=PeerWebSocket,
         loop="asyncio",
         lifespan="off",
         log_config=None,
