@@ -9,6 +9,8 @@ CLAUDE_VERSIONS := 2.1.197 2.1.330
 
 PYTHON ?=
 export PYTHON
+# Tests start hundreds of Pythons: none should have to compile what another one did.
+unexport PYTHONDONTWRITEBYTECODE
 ARGS ?=
 # Tests at a time: most of them wait for real programs, so more than a small machine has cores.
 JOBS ?= 4

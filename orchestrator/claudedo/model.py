@@ -19,6 +19,7 @@ from typing import Any
 from claudedo.errors import UsageError
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+MOST_FILES = 20  # that one message carries
 MAX_BODY_BYTES = 256 * 1024
 MAX_ENCODED_BODY = 385_000
 """UTF-16 units of a body in JSON: what one `check_inbox` result (400,000) has room for, beside the

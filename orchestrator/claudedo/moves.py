@@ -88,4 +88,12 @@ def check(assignee: Assignee, before: TaskStatus, after: TaskStatus, role: Role)
             "This task is a person's: only they say how far it is. Wait for their answer, which "
             "comes to you by itself."
         )
+    if role is Role.DOER:
+        mine = ", ".join(
+            sorted(to for (of, to), who in moves.items() if of is before and role in who)
+        )
+        raise ForbiddenError(
+            f"Only a person may make a task {after} that is {before}; who works on it may make it: "
+            f"{mine or 'nothing'}."
+        )
     raise ForbiddenError(f"Only who works on this task, or a person, may make it {after}.")

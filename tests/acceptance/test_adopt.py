@@ -82,6 +82,7 @@ def plain(world: World, folder: Path) -> Iterator[Plain]:
         session.close()
 
 
+@pytest.mark.one_claude
 def test_a_session_of_somebodys_own_is_listed_forked_and_taken_over_with_its_conversation(
     world: World,
 ) -> None:

@@ -70,6 +70,7 @@ class Prompts:
         return ToolUse("Bash", {"command": f"touch race-{self._asked}", "description": "a race"})
 
 
+@pytest.mark.one_claude
 def test_of_two_answers_at_once_one_counts_and_everything_says_which(world: World) -> None:
     run_races(world, FEW, seed=1)
 

@@ -262,6 +262,7 @@ def test_the_terminal_answers_the_worker_dies_and_the_session_ends(world: World)
     assert not exists(world, "gone")
 
 
+@pytest.mark.one_claude
 def test_a_session_decides_nothing_whatever_it_takes_out_of_its_environment(world: World) -> None:
     state = f"CLAUDEDO_HOME={world.state} HOME={world.home} PATH=$PATH"
     bare = f"env -i {state} {COMMAND}"

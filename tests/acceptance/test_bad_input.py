@@ -21,10 +21,11 @@ from pathlib import Path
 
 import pytest
 
+from claudedo.client import WorkerClient
 from claudedo.demo.repository import make_repository
 from tests.support.world import COMMAND, PATIENCE, World
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.xdist_group("bad input")]  # one place for all
 
 LIMIT = 256 * 1024  # bytes of a message
 VERSION = '[ "$1" = --version ] && { echo "2.1.330 (Claude Code)"; exit; }\n'
@@ -71,27 +72,25 @@ def hanging(place: World) -> Iterator[subprocess.Popen[str]]:
 # What is asked for
 
 
-@pytest.mark.parametrize(
-    ("make", "status", "says"),
-    [
-        ("mkdir it", 5, "it is not inside a git repository; run `git init`"),
-        ("true", 4, "it is not a directory"),
-        ("git init -q it", 5, "has no commit to start from on this branch; make one: `git -C"),
-        ("git init -q --bare it", 5, "it is a bare repository"),
-        ("echo text > it", 4, "it is not a directory"),
-    ],
-)
-def test_a_place_without_commits_to_work_on_is_refused(
-    place: World, tmp_path: Path, make: str, status: int, says: str
-) -> None:
-    subprocess.run(["sh", "-c", make], cwd=tmp_path, check=True)
-    _refused(place, ["start", f"task@{tmp_path}/it"], status, says)
-    assert place.json("ls") == []
+def test_a_place_without_commits_to_work_on_is_refused(place: World, tmp_path: Path) -> None:
+    for number, (make, status, says) in enumerate(
+        (
+            ("mkdir it", 5, "it is not inside a git repository; run `git init`"),
+            ("true", 4, "it is not a directory"),
+            ("git init -q it", 5, "has no commit to start from on this branch; make one: `git -C"),
+            ("git init -q --bare it", 5, "it is a bare repository"),
+            ("echo text > it", 4, "it is not a directory"),
+        )
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        subprocess.run(["sh", "-c", make], cwd=folder, check=True)
+        _refused(place, ["start", f"task@{folder}/it"], status, says)
+    assert place.ask(WorkerClient.tasks) == []
 
 
-@pytest.mark.parametrize(
-    ("arguments", "status", "says"),
-    [
+def test_a_start_that_cannot_be_is_refused_before_anything_is_made(place: World) -> None:
+    for arguments, status, says in (
         (["task", "--branch", "main"], 5, "main is checked out in .*repository; .*--branch"),
         (["task", "--branch", "two..dots"], 2, "cannot name a branch; see `git help"),
         (["task", "--base", "nowhere"], 4, "no commit 'nowhere' in .*; name a branch, tag"),
@@ -102,38 +101,31 @@ def test_a_place_without_commits_to_work_on_is_refused(
         (["task", "--", "--settings", "nowhere.json"], 2, "nowhere.json' cannot be read: No such"),
         (["task", "--", "--settings", "{]"], 2, "--settings: {] is not JSON"),
         (["task", "--link", "nobody"], 4, "no task 'nobody'; there are: none yet"),
-    ],
-)
-def test_a_start_that_cannot_be_is_refused_before_anything_is_made(
-    place: World, arguments: list[str], status: int, says: str
-) -> None:
-    _refused(place, ["start", *arguments], status, says)
-    assert place.json("ls") == []
-    assert not (place.repository.with_name("repository.worktrees") / "task").exists()
+    ):
+        _refused(place, ["start", *arguments], status, says)
+        assert place.ask(WorkerClient.tasks) == [], arguments
+        made = place.repository.with_name("repository.worktrees") / "task"
+        assert not made.exists(), arguments
 
 
-@pytest.mark.parametrize(
-    ("body", "says"),
-    [
-        (None, "There is no `.*claude` to run. Install it with `npm"),
-        ("echo '2.0.1 (Claude Code)'\n", "is version 2.0.1; claudedo needs 2.1.197 or newer"),
-        ("echo no licence >&2; exit 1\n", "is no working Claude Code: no licence"),
-        ("echo hello\n", "is no working Claude Code: hello"),
-    ],
-)
 def test_a_claude_that_cannot_be_used_is_named(
-    place: World,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    body: str | None,
-    says: str,
+    place: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    claude = tmp_path / "claude"
-    if body:
-        _program(claude, body)
-    monkeypatch.setitem(place.environment, "CLAUDEDO_CLAUDE", str(claude))
-    _refused(place, ["start", "task"], 5, says)
-    assert place.json("ls") == []
+    for number, (body, says) in enumerate(
+        (
+            (None, "There is no `.*claude` to run. Install it with `npm"),
+            ("echo '2.0.1 (Claude Code)'\n", "is version 2.0.1; claudedo needs 2.1.197 or newer"),
+            ("echo no licence >&2; exit 1\n", "is no working Claude Code: no licence"),
+            ("echo hello\n", "is no working Claude Code: hello"),
+        )
+    ):
+        claude = tmp_path / f"claude-{number}" / "claude"
+        if body:
+            claude.parent.mkdir()
+            _program(claude, body)
+        monkeypatch.setitem(place.environment, "CLAUDEDO_CLAUDE", str(claude))
+        _refused(place, ["start", "task"], 5, says)
+        assert place.ask(WorkerClient.tasks) == []
 
 
 @pytest.mark.one_claude

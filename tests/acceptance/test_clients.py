@@ -55,7 +55,12 @@ class Independent:
         """True while its registry file says so."""
         self.drain()
         entry = self.world.home / ".claude/sessions" / f"{self.pid}.json"
-        return entry.exists() and json.loads(entry.read_text()).get("status") == "idle"
+        if not entry.exists():
+            return False
+        try:
+            return bool(json.loads(entry.read_text()).get("status") == "idle")
+        except ValueError:
+            return False  # it is being written
 
     def drain(self) -> str:
         """What it drew since; unread, it would stand still."""

@@ -106,6 +106,7 @@ def test_a_worker_that_dies_during_a_turn_or_a_send_neither_loses_nor_doubles_ma
     assert bodies == ["FIRST", "MAIL-AWAY", "MAIL-REPEATED"]
 
 
+@pytest.mark.one_claude
 def test_check_inbox_that_lost_its_answer_with_the_worker_is_answered_by_the_next_one(
     world: World,
 ) -> None:
@@ -180,6 +181,7 @@ def test_a_claude_that_crashes_is_resumed_with_its_mail_and_its_bridge_can_die_t
     assert bridge_of(world, "backend").is_running()
 
 
+@pytest.mark.one_claude
 def test_a_killed_holder_leaves_nothing_running_and_restart_resumes_the_conversation(
     world: World,
 ) -> None:
@@ -200,6 +202,7 @@ def test_a_killed_holder_leaves_nothing_running_and_restart_resumes_the_conversa
     assert "FIRST" in request.text
 
 
+@pytest.mark.one_claude
 def test_after_a_reboot_restart_all_brings_every_session_back(world: World) -> None:
     world.start("backend=MAIL-1", "frontend=MAIL-2")
     names = ("backend", "frontend")
@@ -220,6 +223,7 @@ def test_after_a_reboot_restart_all_brings_every_session_back(world: World) -> N
         assert request.session_id == conversations[name]
 
 
+@pytest.mark.one_claude
 def test_a_worker_killed_while_it_starts_a_session_leaves_it_to_the_next(
     world: World, tmp_path: Path
 ) -> None:
@@ -253,6 +257,7 @@ def test_a_worker_killed_while_it_starts_a_session_leaves_it_to_the_next(
     assert (Path(world.json("show", "backend")["worktree"]) / "README.md").exists()
 
 
+@pytest.mark.one_claude
 def test_mail_in_a_request_that_the_api_refuses_counts_as_read_only_after_the_next(
     world: World,
 ) -> None:

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from claudedo.client import WorkerClient
-from claudedo.demo.model import ModelRequest, Sequence, Text, ToolUse, ToolUses
+from claudedo.demo.model import ModelRequest, Rules, Sequence, Text, ToolUse, ToolUses
 from tests.support.world import World
 
 pytestmark = pytest.mark.acceptance
@@ -19,22 +19,7 @@ def in_order(request: ModelRequest, *markers: str) -> bool:
     return places == sorted(places) and all(request.count(marker) == 1 for marker in markers)
 
 
-def test_message_sent_while_a_tool_runs_is_in_the_very_next_request_once(world: World) -> None:
-    world.model.script(
-        "PROMPT-1",
-        Sequence([ToolUse("Bash", {"command": "sleep 4; echo tool-over"}), Text("done")]),
-    )
-    world.start("backend=PROMPT-1")
-    world.await_state("backend", "busy")
-    sent = world.send("backend", "MAIL-4711")
-    world.await_rung("backend", sent, "read")
-    first = world.model.wait_for(lambda r: r.is_main and "tool-over" in r.latest)
-    assert first.count("MAIL-4711") == 1
-    assert world.message("backend", sent)["via"] == "hook"
-    assert [r.sequence for r in world.requests_with("MAIL-4711")] == [first.sequence]
-
-
-def test_messages_sent_while_a_parallel_batch_runs_come_together_the_urgent_first(
+def test_messages_come_once_to_a_session_that_runs_a_tool_or_a_batch_or_is_idle(
     world: World,
 ) -> None:
     batch = ToolUses(
@@ -43,10 +28,25 @@ def test_messages_sent_while_a_parallel_batch_runs_come_together_the_urgent_firs
             ToolUse("Bash", {"command": "until [ -e go ]; do sleep 0.1; done; echo two-over"}),
         ]
     )
-    world.model.script("PROMPT-1", Sequence([batch, Text("done")]))
+    tool = ToolUse("Bash", {"command": "sleep 4; echo tool-over"})
+    world.model.otherwise(Rules([("PROMPT-1", tool), ("PROMPT-2", batch)]))
     world.start("backend=PROMPT-1")
+
+    # While a tool runs: in the very next request.
     world.await_state("backend", "busy")
-    sent = [
+    sent = world.send("backend", "MAIL-4711")
+    world.await_rung("backend", sent, "read")
+    first = world.model.wait_for(lambda r: r.is_main and "tool-over" in r.latest)
+    assert first.count("MAIL-4711") == 1
+    assert world.message("backend", sent)["via"] == "hook"
+    assert [r.sequence for r in world.requests_with("MAIL-4711")] == [first.sequence]
+    world.await_state("backend", "idle")
+
+    # While a parallel batch runs: all together, the urgent first.
+    world.type("backend", "PROMPT-2")
+    world.wait_for(lambda: world.requests_with("PROMPT-2"), "the prompt did not come")
+    world.await_state("backend", "busy")
+    burst = [
         world.send("backend", "MAIL-A"),
         world.send("backend", "MAIL-B"),
         world.send("backend", "MAIL-C", "--priority", "high"),
@@ -54,16 +54,15 @@ def test_messages_sent_while_a_parallel_batch_runs_come_together_the_urgent_firs
     (world.worktree("backend") / "go").touch()
     after = world.model.wait_for(lambda r: r.is_main and "two-over" in r.latest)
     assert in_order(after, "MAIL-C", "MAIL-A", "MAIL-B")
-    for message in sent:
+    for message in burst:
         assert world.await_rung("backend", message, "read")["via"] == "hook"
     for marker in ("MAIL-A", "MAIL-B", "MAIL-C"):
         assert len(world.requests_with(marker)) == 1
+    world.await_state("backend", "idle")
 
-
-def test_messages_to_an_idle_session_start_a_turn_and_come_once(world: World) -> None:
-    world.start("backend")
-    first = world.send("backend", "MAIL-4712")
-    assert world.await_rung("backend", first, "read")["via"] == "channel"
+    # While it is idle: in a turn of their own.
+    idle = world.send("backend", "MAIL-4712")
+    assert world.await_rung("backend", idle, "read")["via"] == "channel"
     assert len(world.requests_with("MAIL-4712")) == 1
     world.await_state("backend", "idle")
     assert_burst_comes_once(world)
@@ -97,7 +96,9 @@ def send_now(task: str, body: str, worker: WorkerClient) -> str:
     return str(sent["id"])
 
 
-def test_message_sent_during_a_permission_dialog_waits_for_the_answer(world: World) -> None:
+def test_message_waits_for_the_answer_to_a_permission_dialog_and_for_a_stopped_session(
+    world: World,
+) -> None:
     world.model.script(
         "PROMPT-1",
         Sequence([ToolUse("Bash", {"command": "touch asked; echo allowed"}), Text("ok")]),
@@ -113,12 +114,9 @@ def test_message_sent_during_a_permission_dialog_waits_for_the_answer(world: Wor
     world.await_rung("backend", sent, "read")
     after = world.model.wait_for(lambda r: r.is_main and "allowed" in r.latest)
     assert [r.sequence for r in world.requests_with("MAIL-4714")] == [after.sequence]
-
-
-def test_message_to_a_stopped_session_comes_right_after_its_start(world: World) -> None:
-    world.start("backend=PROMPT-1")
-    world.wait_for(lambda: world.requests_with("PROMPT-1"), "the prompt did not come")
     world.await_state("backend", "idle")
+
+    # Stopped by the person in the session itself: it comes right after the next start.
     world.type("backend", "/exit")
     assert world.await_state("backend", "stopped")["reason"]
     sent = world.send("backend", "MAIL-4715")

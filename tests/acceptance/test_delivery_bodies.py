@@ -108,6 +108,7 @@ def send(task: str, body: str, key: str, worker: WorkerClient) -> str:
     return str(sent["id"])
 
 
+@pytest.mark.one_claude
 def test_peer_cannot_pose_as_the_user_nor_confirm_what_did_not_arrive(world: World) -> None:
     """It tries so with all that it can know: the message's id, and the name of a past attempt."""
     world.start("backend", "frontend")

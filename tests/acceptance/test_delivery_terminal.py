@@ -79,6 +79,7 @@ def mail(world: World, marker: str) -> dict[str, Any]:
     return next(message for message in thread if message["body"] == marker)
 
 
+@pytest.mark.one_claude
 def test_line_is_typed_where_no_other_way_is_and_never_into_a_draft(world: World) -> None:
     world.environment["DISABLE_TELEMETRY"] = "1"
     world.start("backend")
@@ -97,6 +98,7 @@ def test_line_is_typed_where_no_other_way_is_and_never_into_a_draft(world: World
     assert "a draft" not in request.latest
 
 
+@pytest.mark.one_claude
 def test_reminders_of_mail_that_the_model_ignores_are_bounded(world: World) -> None:
     large = "LARGE-4740 " + "x" * 9_000
     world.start("backend")

@@ -111,11 +111,11 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-@pytest.mark.parametrize("binary", claude_params())
+@pytest.mark.one_claude
 def test_the_demo_shows_its_promises_stays_up_to_be_looked_at_and_leaves_nothing(
-    binary: str, folder: Path
+    claude: Path, folder: Path
 ) -> None:
-    demo = Demo(folder, str(require_claude(binary)), "--keep")
+    demo = Demo(folder, str(claude), "--keep")
     entering = demo.await_line(lambda line: line.startswith("  . ")).strip()
     demo.await_line(lambda line: "Enter or Ctrl-C" in line)
 

@@ -10,7 +10,7 @@ import pytest
 from claudedo.demo.model import Sequence, Text, ToolUse
 from tests.support.world import World
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.one_claude]
 
 
 def test_work_of_a_session_is_looked_at_tried_merged_and_removed(world: World) -> None:

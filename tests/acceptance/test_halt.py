@@ -54,6 +54,7 @@ def test_halt_lets_no_further_call_start_until_it_is_answered(world: World) -> N
     world.wait_for(lambda: (worktree / "usual").exists(), "the session stayed halted")
 
 
+@pytest.mark.one_claude
 def test_subagent_takes_no_mail_of_its_session(world: World) -> None:
     world.start("backend")
     worktree = world.worktree("backend")

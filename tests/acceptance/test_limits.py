@@ -11,7 +11,7 @@ import pytest
 from claudedo.demo.model import Answer, Error, ModelRequest, Text
 from tests.support.world import World
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.one_claude]
 
 GO_ON = "Go on with what you were doing"
 LIMITED = Error(429, "rate_limit_error", "Too many requests", {"retry-after": "1"})

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
-from claudedo.demo.model import Sequence, Text, ToolUse
+from claudedo.demo.model import Rules, Sequence, Text, ToolUse
 from tests.support.browser import ARGUMENTS, require_chromium
 from tests.support.claude_home import claude_params, require_claude
 from tests.support.world import World
@@ -17,6 +17,11 @@ from tests.support.world import World
 pytestmark = [pytest.mark.acceptance, pytest.mark.browser, pytest.mark.one_claude]
 
 BOUND = 60_000  # milliseconds
+
+QUESTION = ToolUse(
+    "mcp__claudedo__createTask",
+    {"title": "Drop the old table?", "body": "It has **9** rows.", "assignee": "human"},
+)
 
 
 @pytest.fixture
@@ -37,7 +42,9 @@ def page() -> Iterator[Page]:
         browser.close()
 
 
-def test_a_message_typed_on_the_page_is_read_by_its_session(world: World, page: Page) -> None:
+def test_what_is_typed_and_answered_on_the_page_reaches_its_session(
+    world: World, page: Page
+) -> None:
     world.model.script(
         "SHAPE",
         Sequence(
@@ -66,5 +73,23 @@ def test_a_message_typed_on_the_page_is_read_by_its_session(world: World, page: 
     )
     assert thread[-1]["sender"] == "user"
     assert len(world.requests_with("Use **cursor** pagination")) == 1
+
+    world.model.otherwise(Rules([("ASK-ME", QUESTION)], default=Text("ok")))
+    page.get_by_role("textbox").fill("ASK-ME before you go on")
+    page.keyboard.press("Enter")
+    page.get_by_role("link", name="1 ask for you").click()
+    card = page.get_by_role("article", name="task: Drop the old table?")
+    expect(card).to_contain_text("It has 9 rows.")
+    expect(card).to_contain_text("from backend")
+    card.get_by_role("button", name="Answer…").click()
+    page.keyboard.type("Yes, but keep a dump.")
+    card.get_by_role("button", name="Answer", exact=True).click()
+    expect(card).to_contain_text("You answered this")
+    heard = world.wait_for(
+        lambda: world.requests_with("Yes, but keep a dump."), "the answer does not arrive"
+    )
+    question = next(task for task in world.json("ls") if task["title"] == "Drop the old table?")
+    assert f"[Response to task {question['id']}]\n\nYes, but keep a dump." in heard[0].latest
+    assert question["status"] == "completed"
     if shot := os.environ.get("CLAUDEDO_TEST_SCREENSHOT"):
         page.screenshot(path=Path(shot))

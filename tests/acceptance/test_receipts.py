@@ -28,7 +28,10 @@ pytestmark = pytest.mark.acceptance
 RUNGS = ("stored_at", "offered_at", "delivered_at", "read_at", "answered_at")
 
 
-def test_reply_of_a_peer_answers_a_message_and_the_ladder_only_climbs(world: World) -> None:
+def test_reply_of_a_peer_answers_a_message_and_a_request_that_fails_reads_nothing(
+    world: World,
+) -> None:
+    world.environment["CLAUDE_CODE_MAX_RETRIES"] = "1"
     world.model.script('the task "frontend"', Rules([("GO-4721", to_peer("PING-4721"))]))
     world.model.script('the task "backend"', Rules([("PING-4721", answer_peer)]))
     world.start("backend", "frontend")
@@ -43,6 +46,7 @@ def test_reply_of_a_peer_answers_a_message_and_the_ladder_only_climbs(world: Wor
     assert reply["reply_to"] == sent["id"]
     world.await_rung("frontend", reply["id"], "read")
     assert [r.count("PONG-4721") for r in world.requests_with("PONG-4721")] == [1]
+    assert_a_request_that_fails_reads_nothing_until_it_is_made_again(world)
 
 
 def to_peer(body: str, **more: str) -> ToolUse:
@@ -60,20 +64,20 @@ def written(world: World, body: str) -> dict[str, Any] | None:
     return next((message for message in thread if message["body"] == body), None)
 
 
-def test_request_that_fails_reads_nothing_until_it_is_made_again(world: World) -> None:
-    world.environment["CLAUDE_CODE_MAX_RETRIES"] = "1"
-    world.start("backend")
+def assert_a_request_that_fails_reads_nothing_until_it_is_made_again(world: World) -> None:
+    """Two kinds of failure in the session `backend`, which is about to be idle."""
+    script = partial(world.model.script, 'the task "backend"')
     refused = Error(400, "invalid_request_error", "no")
     broken = Error(500, "api_error", "broken")
     for marker, failure in (("MAIL-4722", refused), ("MAIL-4723", broken)):
-        world.model.otherwise(Rules([], failure))
         world.await_state("backend", "idle")
+        script(Rules([], failure))
         sent = world.send("backend", marker)
         world.await_rung("backend", sent, "delivered")
         world.wait_for(partial(failed_after, world, marker), "the failure is not on record")
         world.await_state("backend", "idle")
         assert world.message("backend", sent)["receipts"]["read_at"] is None
-        world.model.otherwise(Rules([]))
+        script(Rules([]))
         before = len(world.model.requests)
         world.type("backend", "continue")
         world.await_rung("backend", sent, "read")
@@ -87,7 +91,9 @@ def failed_after(world: World, marker: str) -> bool:
     return bool(places) and any(line.get("isApiErrorMessage") for line in lines[places[0] :])
 
 
-def test_fork_that_copies_the_history_reads_nothing(world: World) -> None:
+def test_neither_a_fork_nor_a_process_killed_before_it_took_a_message_in_has_read_it(
+    world: World,
+) -> None:
     gate = threading.Event()
     held = Held(Text("read"), gate)
     world.model.otherwise(Rules([("FORKED-4724", Text("a fork")), ("MAIL-4724", held)]))
@@ -110,12 +116,9 @@ def test_fork_that_copies_the_history_reads_nothing(world: World) -> None:
     assert world.message("backend", sent)["receipts"]["read_at"] is None
     gate.set()
     world.await_rung("backend", sent, "read")
-
-
-def test_message_that_the_killed_process_never_took_in_is_given_to_the_next(world: World) -> None:
-    world.start("backend=PROMPT-1")
-    world.wait_for(lambda: world.requests_with("PROMPT-1"), "the prompt did not come")
     world.await_state("backend", "idle")
+
+    # What the killed process never took in is given to the next one.
     claude = psutil.Process(world.session("backend")["pid"])
     (bridge,) = [child for child in claude.children() if "bridge.py" in " ".join(child.cmdline())]
     bridge.suspend()  # what is pushed goes no further

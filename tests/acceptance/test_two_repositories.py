@@ -12,7 +12,7 @@ from claudedo.demo.model import Sequence, Text, ToolUse
 from claudedo.demo.repository import make_repository
 from tests.support.world import World
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.one_claude]
 
 API = """
 [tasks.api]

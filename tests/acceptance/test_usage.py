@@ -12,7 +12,7 @@ from claudedo.demo import reply
 from claudedo.demo.model import Sequence, Text, ToolUse
 from tests.support.world import World
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.one_claude]
 
 LOOK = ToolUse(
     "Agent",

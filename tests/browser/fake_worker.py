@@ -7,6 +7,7 @@ real one does on a bad day: refuse, vanish, lose an answer, forget a cookie.
 from __future__ import annotations
 
 import asyncio
+import base64
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -49,6 +50,7 @@ class FakeWorker:
         self.sends: list[Json] = []  #: every SendTaskMessage as it arrived
         self.connects: list[Json] = []  #: the `auth` of every connection
         self.refusal: Json | None = None  #: what the next send is answered with
+        self.stores: asyncio.Event | None = None  #: a send is stored and answered after this
         self.lose_next_ack = False  #: store the next send, then hang up instead of answering
         self.replays = True  #: whether a connection with `after` is told what it missed
         self.signed_in = True
@@ -61,6 +63,8 @@ class FakeWorker:
         self.moves: dict[str, list[Json]] = {}
         self.files: dict[str, tuple[str, bytes]] = {}
         self.attachment_limit = 25 * 2**20
+        self.asked: list[str] = []  #: every path that was asked for, with its query
+        self.held: dict[str, asyncio.Event] = {}  #: path → its answers wait, as old as they are
         self._by_key: dict[str, str] = {}
         self._socket = _bound_socket(0)
         self.port: int = self._socket.getsockname()[1]
@@ -223,7 +227,9 @@ class FakeWorker:
         pending = self.tasks[task_id]["pending"] if task_id in self.tasks else 0
         payload: Json = {"task_id": task_id} | more
         if message_id is not None:
-            payload |= {"message_id": message_id, "pending": pending}
+            said = self.messages[message_id]
+            payload |= {"message_id": message_id, "pending": pending, "sender": said["sender"]}
+            payload |= {"receipts": said["receipts"], "via": said["via"], "thread": task_id}
         event = {"seq": len(self.events) + 1, "type": kind, "workspace": "w_1", "payload": payload}
         self.events.append(event)
         if self._sio is None:
@@ -307,7 +313,7 @@ class FakeWorker:
                 Route("/api/worker", self._about),
                 Mount("/socket.io", socketio.ASGIApp(sio, socketio_path="")),
             ],
-            middleware=[Middleware(PageHeaders)],
+            middleware=[Middleware(PageHeaders, worker=self)],
         )
         return app
 
@@ -332,12 +338,19 @@ class FakeWorker:
         return self._refused(request) or JSONResponse(shown)
 
     async def _create_task(self, request: Request) -> Response:
+        if refused := self._refused(request):
+            return refused
         data = await request.json()
         name = data["title"].lower().replace(" ", "-")
         told = {key: data[key] for key in ("title", "assignee", "workspace")}
         fields = told | {"status": "notstarted", "session": None, "worktree": None, "branch": None}
         task = self.add_task(name, **fields)
-        self.add_message(task, data["body"])
+        files = []
+        for number, given in enumerate(data["attachments"], start=len(self.files) + 1):
+            content = base64.b64decode(given["data"])
+            self.files[f"f_{number:04}"] = (given["filename"], content)
+            files.append(attachment(f"f_{number:04}", given["filename"], len(content)))
+        self.add_message(task, data["body"], attachments=files)
         await self.announce("task.created", task)
         return JSONResponse({"id": task, "name": name})
 
@@ -442,6 +455,14 @@ class FakeWorker:
             return problem(404, "not_found")
         own = f"task:{task}"
         shown = [m for m in self.messages.values() if m["task"] == task or m["sender"] == own]
+        ids, query = [m["id"] for m in shown], request.query_params
+        if not {query.get("before"), query.get("after")} <= {None, *ids}:
+            return problem(400, "usage", "There is no such message in this thread.")
+        if "after" in query:
+            shown = shown[ids.index(query["after"]) + 1 :][: int(query["limit"])]
+        else:
+            shown = shown[: ids.index(query["before"])] if "before" in query else shown
+            shown = shown[-int(query["limit"]) :]
         return JSONResponse([without_task(m) for m in shown])
 
     async def _show_message(self, request: Request) -> Response:
@@ -462,6 +483,8 @@ class FakeWorker:
 
     async def _on_send(self, sid: str, task_id: str, body: str, options: Json) -> Json:
         self.sends.append({"task": task_id, "body": body} | options)
+        if self.stores is not None:
+            await self.stores.wait()
         if self.refusal is not None:
             refusal, self.refusal = self.refusal, None
             return {"error": refusal}
@@ -481,14 +504,20 @@ class FakeWorker:
 class PageHeaders:
     """Puts the worker's security headers on every answer."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, worker: FakeWorker) -> None:
         self._app = app
+        self._worker = worker
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes everything on; adds the headers to HTTP answers."""
+        """Passes everything on; adds the headers to HTTP answers, and holds those it is told to."""
+        path = scope.get("path", "")
+        query = scope.get("query_string", b"").decode()
+        self._worker.asked.append(f"{path}?{query}" if query else path)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
+                if path in self._worker.held:
+                    await self._worker.held[path].wait()
                 headers = [
                     (b"content-security-policy", claudedo_webui.csp().encode()),
                     (b"x-content-type-options", b"nosniff"),

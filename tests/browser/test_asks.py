@@ -258,3 +258,30 @@ async def test_hostile_text_in_an_ask_is_inert(desk: Desk) -> None:
     await expect(page.locator(".ask .said").first).to_be_visible()
     await expect(page.locator(FORBIDDEN)).to_have_count(0)
     assert desk.complaints == []
+
+
+async def test_half_an_answer_survives_another_place_a_reload_and_a_new_sign_in(desk: Desk) -> None:
+    task = desk.worker.add_task("api")
+    desk.worker.add_ask(task, title="Bash: make one")
+    desk.worker.add_ask(task, title="Bash: make two")
+    page = await desk.open(task)
+    await button(card(page, "make one"), "Deny…").click()
+    reason = card(page, "make one").get_by_role("textbox")
+    await page.keyboard.type("Not before")  # no letter is lost
+    await expect(reason).to_have_value("Not before")
+    await page.get_by_role("link", name="manage").click()
+    await expect(reason).to_have_count(0)
+    await page.goto(f"{desk.worker.url}/#asks")
+    await expect(reason).to_have_value("Not before")
+    desk.worker.signed_in = False
+    await page.reload()
+    await expect(page.locator("pre")).to_have_text("claudedo open")
+    desk.worker.signed_in = True
+    await page.evaluate("() => window.dispatchEvent(new Event('focus'))")
+    await expect(reason).to_have_value("Not before")
+    await reason.fill("Not before noon")
+    await button(card(page, "make one"), "Deny").click()
+    await expect(card(page, "make one")).to_contain_text("You denied this")
+    assert [one["reason"] for one in desk.worker.decisions] == ["Not before noon"]
+    kept = await page.evaluate("() => sessionStorage.getItem('claudedo.forms')")
+    assert "Not before" not in kept

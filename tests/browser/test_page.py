@@ -5,6 +5,7 @@ Nothing here waits by `wait_for_function`: it evaluates strings, which the page'
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import re
@@ -36,6 +37,12 @@ async def until_sent(worker: FakeWorker, count: int) -> None:
             await anyio.sleep(0.02)
 
 
+async def until_asked(worker: FakeWorker, path: str, times: int) -> None:
+    with anyio.fail_after(15):
+        while worker.asked.count(path) < times:
+            await anyio.sleep(0.02)
+
+
 # --- the list ---
 
 
@@ -63,6 +70,7 @@ async def test_badge_state_and_new_tasks_appear_without_a_reload(desk: Desk) -> 
     task = desk.worker.add_task("api")
     page = await desk.open()
     row = page.get_by_role("link", name="api")
+    await expect(row).to_be_visible()
     await expect(row.locator(".badge")).to_have_count(0)
     message = await desk.worker.queue(task, "one")
     await expect(row.locator(".badge")).to_have_text("1 1 message not delivered yet")
@@ -352,6 +360,102 @@ async def test_reading_further_up_is_not_disturbed_by_new_messages(desk: Desk) -
     await expect(page.get_by_text("newest", exact=True)).to_be_in_viewport()
 
 
+async def test_an_answer_that_is_older_than_an_event_takes_nothing_back(desk: Desk) -> None:
+    task = desk.worker.add_task("api")
+    page = await desk.open()
+    row = page.get_by_role("link", name="api")
+    held = desk.worker.held[f"/api/tasks/{task}"] = asyncio.Event()
+    await desk.worker.change_task(task, status="blocked")
+    await until_asked(desk.worker, f"/api/tasks/{task}", 1)
+    await desk.worker.change_session(task, session("waiting", waiting_for="a question"))
+    await expect(row).to_contain_text("a question")
+    held.set()
+    await until_asked(desk.worker, f"/api/tasks/{task}", 2)
+    await expect(row).to_contain_text("a question")
+    await desk.worker.change_task(task, session=session("waiting", waiting_for="the end"))
+    await expect(row).to_contain_text("the end")
+
+
+# --- long threads ---
+
+
+async def test_a_long_thread_is_fetched_in_parts_and_a_message_costs_only_itself(
+    desk: Desk,
+) -> None:
+    task = desk.worker.add_task("api")
+    messages = f"/api/tasks/{task}/messages"
+    said = [desk.worker.add_message(task, f"message {n}", seconds_ago=500 - n) for n in range(230)]
+    page = await desk.open(task)
+    await expect(bodies(page)).to_have_count(100)
+    await desk.worker.queue(task, "newest")
+    await expect(bodies(page)).to_have_count(100)
+    await expect(bodies(page).last).to_have_text("newest")
+    asked = [path for path in desk.worker.asked if path.startswith(messages)]
+    assert asked[0] == f"{messages}?limit=100"
+    assert asked[-1] == f"{messages}?limit=100&after={said[-1]}"
+    await desk.worker.climb(said[200], "offered")
+    await desk.worker.queue(desk.worker.add_task("other"), "elsewhere")
+    earlier = page.get_by_role("button", name="Show earlier messages")
+    await page.get_by_role("log").evaluate("(log) => { log.scrollTop = 0 }")
+    await earlier.click()
+    await expect(bodies(page)).to_have_count(200)
+    await expect(bodies(page).first).to_have_text("message 31")
+    await expect(page.get_by_text("message 131", exact=True)).to_be_in_viewport()
+    await earlier.click()
+    await expect(bodies(page)).to_have_count(231)
+    await expect(bodies(page).first).to_have_text("message 0")
+    await expect(earlier).to_have_count(0)
+    assert [path for path in desk.worker.asked if path.startswith(messages)][len(asked) :] == [
+        f"{messages}?limit=100&before={said[130]}",
+        f"{messages}?limit=100&before={said[30]}",
+    ]
+    assert desk.complaints == []
+
+
+async def test_a_receipt_told_while_its_message_is_on_its_way_is_not_lost(desk: Desk) -> None:
+    task = desk.worker.add_task("api")
+    message = desk.worker.add_message(task, "hello")
+    held = desk.worker.held[f"/api/tasks/{task}/messages"] = asyncio.Event()
+    page = await desk.open(task)
+    await until_asked(desk.worker, f"/api/tasks/{task}/messages?limit=100", 1)
+    desk.worker.held.clear()
+    await desk.worker.climb(message, "offered")
+    await desk.worker.change_task(task, title="heard")
+    await expect(page.locator(".full-title")).to_have_text("heard")
+    held.set()
+    await expect(page.locator(".rung[data-last=true]")).to_have_text("offered")
+
+
+async def test_when_more_was_said_than_one_part_holds_nothing_is_missing(desk: Desk) -> None:
+    desk.worker.replays = False
+    task = desk.worker.add_task("api")
+    desk.worker.add_message(task, "before", seconds_ago=900)
+    page = await desk.open(task)
+    await expect(bodies(page)).to_have_text(["before"])
+    await desk.worker.stop()
+    await expect(page.get_by_text("reconnecting", exact=True)).to_be_visible()
+    for n in range(150):
+        desk.worker.add_message(task, f"while away {n}", seconds_ago=800 - n)
+    await desk.worker.start()
+    await expect(bodies(page).last).to_have_text("while away 149")
+    await expect(bodies(page).first).to_have_text("while away 50")
+    await page.get_by_role("button", name="Show earlier messages").click()
+    await expect(bodies(page)).to_have_count(151)
+    await expect(bodies(page).first).to_have_text("before")
+
+
+async def test_a_thread_whose_last_message_went_with_its_task_is_read_anew(desk: Desk) -> None:
+    task, other = desk.worker.add_task("api"), desk.worker.add_task("page")
+    own = {"sender": f"task:{task}", "sender_name": "api"}
+    desk.worker.add_message(task, "stays", seconds_ago=20)
+    gone = desk.worker.add_message(other, "goes", seconds_ago=10, **own)
+    page = await desk.open(task)
+    await expect(bodies(page)).to_have_text(["stays", "goes"])
+    desk.worker.messages[gone]["sender"] = "user"  # it stands in the other thread only
+    await desk.worker.queue(task, "new")
+    await expect(bodies(page).last).to_have_text("new")
+
+
 async def test_without_a_cookie_the_page_says_how_to_get_one_and_recovers(desk: Desk) -> None:
     desk.worker.add_task("api")
     desk.worker.signed_in = False
@@ -421,6 +525,8 @@ async def test_on_a_phone_one_column_at_a_time_fits_the_width(
     assert await page.get_by_role("log").evaluate(log_width) == 0
     await page.get_by_role("link", name="All tasks").tap()
     await expect(page.get_by_role("navigation")).to_be_visible()
+    await desk.worker.stop()
+    await expect(page.get_by_text("claudedo worker start")).to_be_in_viewport(ratio=1)
 
 
 # --- what is shipped ---

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ DROP = """
   const data = new DataTransfer();
   data.items.add(new File(["dropped"], "<b>drop</b>.html", { type: "text/html" }));
   const how = { dataTransfer: data, bubbles: true, cancelable: true };
-  for (const type of ["dragover", "drop"]) view.dispatchEvent(new DragEvent(type, how));
+  return ["dragover", "drop"].map((type) => view.dispatchEvent(new DragEvent(type, how)));
 }
 """
 
@@ -84,6 +85,54 @@ async def test_a_file_that_is_too_large_is_refused_with_a_reason_and_the_rest_is
     assert [send["attachments"] for send in desk.worker.sends] == [["f_0001"]]
 
 
+async def test_a_file_that_comes_while_a_message_is_sent_waits_for_the_next_one(
+    desk: Desk,
+) -> None:
+    page = await desk.open(desk.worker.add_task("api"))
+    for refusal in (None, {"code": "conflict", "detail": "Full."}):
+        desk.worker.stores, desk.worker.refusal = asyncio.Event(), refusal
+        await box(page).fill("first")
+        await box(page).press("Enter")
+        await expect(page.get_by_text("Sending…")).to_be_visible()
+        await page.get_by_role("main").evaluate(DROP)
+        files = page.get_by_role("list", name="Files to send")
+        await expect(files).to_contain_text("7 B")
+        desk.worker.stores.set()
+        await expect(box(page)).to_have_value("first" if refusal else "")
+        await expect(files).to_contain_text("drop")
+        await page.get_by_role("button", name="Do not attach").click()
+
+
+async def test_a_file_that_misses_its_place_does_not_replace_the_page(desk: Desk) -> None:
+    desk.worker.add_workspace("shop")
+    page = await desk.open("new")
+    missed = await page.get_by_role("navigation").evaluate(f"(nav) => ({DROP})(nav)")
+    assert missed == [False, False]  # nothing is left to the browser
+    files = page.get_by_role("list", name="Files to send")
+    await expect(files).to_have_count(0)
+    await page.get_by_role("main").evaluate(DROP)
+    await expect(files).to_contain_text("<b>drop</b>.html")
+
+
+async def test_the_keyboard_stays_where_something_is_to_be_done(desk: Desk) -> None:
+    task = desk.worker.add_task("api")
+    size: Any = {"width": 390, "height": 800}
+    page = await desk.open(viewport=size)
+    await page.get_by_role("link", name="api").press("Enter")
+    await expect(page.get_by_role("main")).to_be_focused()
+    status = page.locator(".fact").filter(has_text="status").get_by_role("button")
+    await status.press("Enter")
+    await page.get_by_label("With words").press("Escape")
+    await expect(status).to_be_focused()
+    await box(page).fill("text")
+    await page.get_by_role("button", name="Send").press("Enter")
+    await expect(box(page)).to_have_value("")
+    await expect(box(page)).to_be_focused()
+    await page.get_by_role("link", name="All tasks").press("Enter")
+    await expect(page.get_by_role("navigation")).to_be_focused()
+    assert [send["task"] for send in desk.worker.sends] == [task]
+
+
 async def test_only_legal_moves_are_offered_and_the_history_tells_who_made_them(
     desk: Desk,
 ) -> None:
@@ -128,9 +177,24 @@ async def test_a_task_is_made_and_a_persons_task_is_a_thread_with_who_asked(desk
     await page.get_by_role("link", name="new task").click()
     await page.get_by_label("Title").fill("Write the docs")
     await page.get_by_label("What is to be done").fill("All of them.")
+    await choose(page, a_file("outline.txt", b"1. Start"), a_file("not-this.txt", b"x"))
+    await page.get_by_role("button", name="Do not attach not-this.txt").click()
+    await page.get_by_role("link", name="manage").click()
+    await page.get_by_role("link", name="new task").click()
+    desk.worker.signed_in = False
+    await page.get_by_role("button", name="Create").click()
+    await expect(page.locator("pre")).to_have_text("claudedo open")
+    desk.worker.signed_in = True
+    await page.evaluate("() => window.dispatchEvent(new Event('focus'))")
     await page.get_by_role("button", name="Create").click()
     await expect(page.get_by_role("heading", name="write-the-docs")).to_be_visible()
     await expect(page.locator(".message .body")).to_have_text("All of them.")
+    await expect(page.get_by_role("list", name="Attachments")).to_contain_text("outline.txt8 B")
+    assert desk.worker.files["f_0001"] == ("outline.txt", b"1. Start")
+    await page.get_by_role("link", name="new task").click()
+    await expect(page.get_by_label("Title")).to_have_value("")
+    await expect(page.get_by_role("list", name="Files to send")).to_have_count(0)
+    await page.go_back()
     await expect(page.get_by_text("claims it")).to_be_visible()
 
 

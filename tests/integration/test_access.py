@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import aiohttp
 import pytest
 import socketio
 
@@ -341,24 +342,92 @@ def test_a_process_that_is_gone_before_it_can_be_looked_at_is_nobody(scene: Scen
 # The page
 
 SOCKET_IO = "/socket.io/?EIO=4&transport=polling"
-CONNECT = {
-    **{"person": 200, "page": 200, "session": 403, "token": 403, "wrong": 401, "nobody": 401},
+OPENS = {
+    **{"person": 200, "page": 200, "session": 403, "token": 200, "wrong": 401, "nobody": 200},
 }
-EVENTS = {"SendTaskMessage": {"page", "person"}}
+"""Who may open a connection; nobody has ten seconds to show a token in it."""
+
+CONNECTS: dict[str, tuple[str, str, str]] = {
+    # with no token in `auth`, with a valid one, with a wrong one
+    "person": ("user", "token", "unauthorized"),
+    "page": ("user", "token", "unauthorized"),
+    "token": ("token", "token", "unauthorized"),
+    "nobody": ("unauthorized", "token", "unauthorized"),
+    "expired": ("unauthorized", "token", "unauthorized"),  # a cookie that is worth nothing
+}
+"""As whom one is let in, or the code of why not. The page is the person; a token that is shown
+counts more than anything else."""
+
+EVENTS = {"SendTaskMessage": {"page", "person", "token"}}
 
 
 def test_every_event_of_socket_io_stands_in_the_table() -> None:
     assert {name: set(map(str, who)) for name, (_, who) in realtime.EVENTS.items()} == EVENTS
-    assert set(map(str, realtime.CONNECT)) == {k for k, status in CONNECT.items() if status == 200}
+    let_in = {kind for kind, (alone, *_) in CONNECTS.items() if alone != "unauthorized"}
+    assert set(map(str, realtime.CONNECT)) == let_in
 
 
-@pytest.mark.parametrize(("kind", "status"), CONNECT.items())
+@pytest.mark.parametrize(("kind", "status"), OPENS.items())
 def test_socket_io_opens_for_those_in_the_table_only(scene: Scene, kind: str, status: int) -> None:
     answer = ask_as(scene, kind, "GET", SOCKET_IO)
 
     assert answer.status == status
-    if status >= 400:
+    if status != 200:
         assert answer.json["code"] == {401: "unauthorized", 403: "forbidden"}[status]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", CONNECTS)
+@pytest.mark.parametrize("upgraded", [True, False], ids=["upgraded", "websocket"])
+async def test_socket_io_lets_in_whom_the_table_says_as_whom_it_says(
+    scene: Scene, kind: str, upgraded: bool
+) -> None:
+    shown = (None, scene.token, "cdo_" + "x" * 43)
+    let_in = [await let_in_as(scene, kind, token, upgraded=upgraded) for token in shown]
+
+    assert tuple(let_in) == CONNECTS[kind]
+
+
+async def let_in_as(scene: Scene, kind: str, token: str | None, *, upgraded: bool) -> str:
+    """Who is said to have written what a client writes; the code if it is refused."""
+    headers = {
+        "page": {"Cookie": scene.cookie},
+        "expired": {"Cookie": scene.cookie[:-1] + "x"},
+        "token": {"Authorization": f"Bearer {scene.token}"},
+    }.get(kind, {})
+    refused: list[Any] = []
+    path = str(scene.worker.settings.worker_socket)
+    connector = aiohttp.UnixConnector(path) if kind == "person" else aiohttp.TCPConnector()
+    async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
+        client = socketio.AsyncClient(reconnection=False, http_session=session)
+        client.on("connect_error", refused.append)
+        try:
+            await client.connect(
+                f"http://127.0.0.1:{scene.port}",
+                auth={"token": token} if token else {},
+                transports=["polling", "websocket"] if upgraded else ["websocket"],
+                wait_timeout=int(PATIENCE),
+            )
+        except socketio.exceptions.ConnectionError:
+            assert refused[-1]["message"] == refused[-1]["data"]["detail"]
+            return str(refused[-1]["data"]["code"])
+        try:
+            given = (scene.stranger.id, f"I am {kind}.")
+            sent = await client.call("SendTaskMessage", given, timeout=PATIENCE)
+        finally:
+            await client.disconnect()
+    thread = scene.worker.ask("GET", f"/api/tasks/{scene.stranger.id}/messages").json
+    [sender] = [message["sender"] for message in thread if message["id"] == sent["id"]]
+    return str(sender).partition(":")[0]
+
+
+def test_a_connection_goes_on_with_the_credential_that_it_was_opened_with(scene: Scene) -> None:
+    opened = ask_as(scene, "page", "GET", SOCKET_IO)
+    path = f"{SOCKET_IO}&sid={json.loads(opened.content[1:])['sid']}"
+
+    for kind in ("nobody", "token", "person"):
+        answer = ask_as(scene, kind, "GET", path)
+        assert (answer.status, answer.json["code"]) == (401, "unauthorized")
 
 
 @pytest.mark.anyio

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import os
 import re
@@ -97,7 +98,7 @@ async def fill(store: Store) -> Place:
     shop = await store.workspace_for("/repository", "shop")
     far = await store.workspace_for("/elsewhere", "far")
     backend = await store.add_task(a_task(shop, "backend"))
-    mates = [await make_mate(store, shop, f"held{number}") for number in range(40)]
+    mates = [await make_mate(store, shop, f"held{number}") for number in range(60)]
     return Place(OwnWorker(Path()), backend, far, mates)
 
 
@@ -300,6 +301,22 @@ async def test_a_program_with_a_token_has_the_tools_and_acts_as_that_client(
     assert mate.text not in place.worker.log
 
 
+def test_a_token_in_an_address_is_not_logged_when_a_websocket_is_asked_for(place: Place) -> None:
+    mate = place.mate()
+    upgrade = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version": "13",
+    }
+    for path in ("/mcp/shop", "/socket.io/", "/none"):
+        address = f"{path}?token={mate.text}"
+        answer = place.worker.ask("GET", address, port=place.port, headers=upgrade)
+        assert answer.status == 403
+
+    assert mate.text not in place.worker.log
+
+
 async def test_a_newer_program_that_tries_first_falls_back_to_the_handshake(place: Place) -> None:
     mate = place.mate()
     async with (
@@ -376,6 +393,24 @@ def test_a_revision_without_streams_is_not_spoken(
     answer = place.ask_mcp(place.mates[0], "POST", message, Mcp_Protocol_Version=version)
 
     assert (answer.status, answer.json["id"], answer.json["error"]["code"]) == (400, "probe", code)
+
+
+def test_a_notification_of_another_revision_is_refused(place: Place) -> None:
+    mate = place.mates[0]
+    session = shake_hands(place, mate)
+    named = {"Mcp_Session_Id": session, "Mcp_Protocol_Version": "1999-01-01"}
+    answer = place.ask_mcp(mate, "POST", INITIALIZED, **named)
+
+    assert (answer.status, answer.json["code"]) == (400, "usage")
+    assert "2025-11-25" in answer.json["detail"]
+
+
+def test_asking_for_the_head_of_a_stream_begins_no_session(place: Place) -> None:
+    mate = place.mate()
+    answer = place.ask_mcp(mate, "HEAD", Accept="text/event-stream")
+    [token] = [t for t in place.worker.ask("GET", "/api/tokens").json if t["id"] == mate.token.id]
+
+    assert (answer.status, token["sessions"]) == (200, 0)
 
 
 # Mail
@@ -520,6 +555,28 @@ async def test_a_stream_that_is_opened_again_takes_the_place_of_the_one_before(
     after = await asyncio.to_thread(place.ask_mcp, mate, "POST", PING, Mcp_Session_Id=session)
 
     assert (done.status, after.status) == (200, 404)
+
+
+def test_a_request_whose_token_ends_while_it_is_on_its_way_does_nothing(place: Place) -> None:
+    mate = place.mate()
+    session = shake_hands(place, mate)
+    call = {"name": "send_to_task", "arguments": {"task_id": "backend", "body": "too late"}}
+    body = json.dumps({"jsonrpc": "2.0", "id": 3, "method": "tools/call", "params": call}).encode()
+    with closing(http.client.HTTPConnection("127.0.0.1", place.port, timeout=PATIENCE)) as slow:
+        slow.putrequest("POST", "/mcp/shop")
+        slow.putheader("Authorization", f"Bearer {mate.text}")
+        slow.putheader("Mcp-Session-Id", session)
+        slow.putheader("Content-Length", str(len(body)))
+        slow.endheaders(body[:10])
+        place.ask_mcp(mate, "POST", PING, Mcp_Session_Id=session)  # the door has seen the first
+        place.worker.ask("DELETE", f"/api/tokens/{mate.token.id}")
+        slow.send(body[10:])
+        answer = slow.getresponse()
+        answer.read()
+    thread = place.worker.ask("GET", f"/api/tasks/{place.backend.id}/messages").json
+
+    assert answer.status == 401
+    assert "too late" not in [message["body"] for message in thread]
 
 
 @pytest.mark.parametrize("end", ["revoke", "rotate"])
@@ -681,6 +738,27 @@ async def test_a_prompt_that_says_nothing_usable_is_ignored(
 
     assert taken.status == 202
     assert await asyncio.to_thread(place.asks, mate) == []
+
+
+ODD_INPUTS = (
+    '{"command": NaN}', '{"command": -Infinity}', '{"command": 1e999}', "[" * 60_000,
+    '{"a":' * 20_000, '{"a":' * 400 + "1" + "}" * 400, '{"a":' * 990 + "1" + "}" * 990,
+    '{"command":"\\ud800"}', "{}", "", '{"command":"a\\u0000b"}', '["touch"]',
+    '{"command":"touch', "9" * 5000,
+)  # fmt: skip
+
+
+def test_a_prompt_is_shown_whatever_the_client_says_of_its_input(place: Place) -> None:
+    mate = place.mate()
+    session = shake_hands(place, mate)
+    for number, preview in enumerate(ODD_INPUTS):
+        message = permission_request(f"odd{number}", input_preview=preview)
+        taken = place.ask_mcp(mate, "POST", message, Mcp_Session_Id=session)
+        [ask] = place.asks(mate)
+        shown = place.worker.ask("GET", f"/api/asks/{ask['id']}")
+
+        assert (taken.status, shown.status) == (202, 200), preview[:20]
+        assert shown.json["title"].startswith("Bash")
 
 
 async def send_raw(program: Program, message: dict[str, Any]) -> None:

@@ -423,4 +423,5 @@ def test_a_worker_that_ends_hangs_up_at_once_and_the_next_goes_on_from_there(
         [event] = again.take(1)
 
     assert seconds < 5
+    assert "ASGI" not in place.worker.log
     assert event.data["payload"]["message_id"] == message

@@ -6,7 +6,9 @@ import base64
 import hashlib
 import json
 import os
+import resource
 import socket
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +29,7 @@ from tests.support import services
 from tests.support.own_worker import Answer, OwnWorker, UnixHTTP
 from tests.support.records import a_task
 
-PAIRS = 30
+PAIRS = 50
 HOSTILE = '<script>alert("x")</script>'
 
 
@@ -110,6 +112,48 @@ def scene(
     return Scene(running, backend, question, client)
 
 
+def test_the_files_of_a_new_task_come_with_it_or_it_is_not_made(scene: Scene) -> None:
+    data = os.urandom(5 * 2**20)  # more than any other request may have
+    file = {"filename": "../plan.html", "mimeType": "text/html"}
+    order = {"workspace": "shop", "title": "With a file", "body": "See the plan.", "key": "with"}
+    for wrong in ("x", ["x"], [{**file, "data": "no base64"}], [file], [{"data": "eA=="}]):
+        answer = scene.worker.ask("POST", "/api/tasks", {**order, "attachments": wrong})
+        assert (answer.status, answer.json["code"]) == (400, "usage"), wrong
+
+    files = [{**file, "data": base64.b64encode(data).decode()}]
+    made = scene.client.create_task({**order, "attachments": files})
+    assert made["name"] == "with-a-file"
+    [message] = scene.client.thread(made["id"])
+    [kept] = message["attachments"]
+    assert (kept["filename"], kept["mimeType"], kept["size"]) == (
+        "plan.html",
+        "text/html",
+        len(data),
+    )
+    got = scene.worker.ask("GET", f"/api/attachments/{kept['id']}")
+    assert got.content == data
+    assert scene.client.create_task({**order, "attachments": files})["id"] == made["id"]
+
+
+def test_a_thread_is_read_in_parts_and_whole_by_those_who_know_of_no_parts(scene: Scene) -> None:
+    sent = [scene.send(scene.backend, f"number {number}").json["id"] for number in range(5)]
+    path = f"/api/tasks/{scene.backend.id}/messages"
+    whole = scene.thread(scene.backend)
+    assert [one["id"] for one in whole][-5:] == sent
+
+    def part(query: str) -> list[str]:
+        return [one["id"] for one in scene.worker.ask("GET", f"{path}?{query}").json]
+
+    assert scene.worker.ask("GET", f"{path}?limit=2").json == whole[-2:]
+    assert part(f"before={sent[3]}&limit=2") == sent[1:3]
+    assert part(f"after={sent[0]}&limit=2") == sent[1:3]
+    assert part(f"after={sent[0]}") == sent[1:]
+    assert part("limit=9999") == [one["id"] for one in whole]
+    for query in ("after=m_none", "limit=-1", "limit=x", f"after={sent[0]}&before={sent[1]}"):
+        answer = scene.worker.ask("GET", f"{path}?{query}")
+        assert (answer.status, answer.json["code"]) == (400, "usage"), query
+
+
 def test_a_person_makes_tasks_moves_them_and_sees_how_they_moved(scene: Scene) -> None:
     order = {"workspace": "shop", "title": "Write the docs", "body": "All of them."}
     made = scene.client.create_task(order)
@@ -172,6 +216,22 @@ def test_a_question_is_decided_once_and_its_maker_told(
     assert scene.client.task(scene.backend.id)["pending"] == 2
 
 
+def test_an_answer_carries_files_and_nothing_else_that_is_decided_does(scene: Scene) -> None:
+    file, other = [
+        scene.upload(b"the plan", "plan.txt", task=task.id).json["id"]
+        for task in (scene.question, scene.backend)
+    ]
+    answer = {"decision": "answer", "text": "See there."}
+    for wrong in ({"decision": "allow"}, {"decision": "deny"}, {**answer, "always": True}):
+        assert scene.decide(**wrong, attachments=[file]).status == 400
+    assert scene.decide(**answer, attachments=[other]).status == 404
+    assert scene.decide(**answer, attachments=[f"f_{n}" for n in range(21)]).status == 400
+    assert scene.decide(**answer, attachments=[file]).json["outcome"] == "answered"
+
+    [told] = [one for one in scene.thread(scene.backend) if one["sender"] == "user"]
+    assert [one["id"] for one in told["attachments"]] == [file]
+
+
 def test_what_a_person_sends_to_a_question_goes_to_who_asked(scene: Scene) -> None:
     sent = scene.send(scene.question, "Wait.").json
 
@@ -186,7 +246,10 @@ def test_by_command_a_question_is_listed_answered_and_shown(scene: Scene) -> Non
     assert "waiting for you" in row
     told = scene.run("answer", scene.backend.name, "Which one?", "--keep-open")
     assert told.stdout == f"{name}: told; it still waits for you\n"
-    answered = scene.run("answer", name, "Yes.")
+    Path("plan.txt").write_text("the plan")
+    assert scene.run("answer", name, "Yes.", "--attach", "nothing here").exit_code == 2
+    answered = scene.run("answer", name, "Yes.", "--attach", "plan.txt")
+    assert scene.thread(scene.question)[-1]["attachments"][0]["filename"] == "plan.txt"
     assert answered.stdout == f"{name}: answered: {scene.question.title}\n"
     assert "notstarted → completed by user" in scene.run("show", name).stdout
     refused = scene.run("restart", name)
@@ -236,6 +299,9 @@ def test_a_client_with_a_token_asks_works_and_passes_files_by_the_same_tools(sce
     [given] = shown["attachments"]
     assert use("downloadAttachment", attachment_id=given["id"]) == file
 
+    for left in scene.client.tasks():  # by other tests
+        if (left["assignee"], left["status"]) == ("agent", "notstarted"):
+            scene.client.move(left["id"], "rejected")
     order = {"workspace": "shop", "title": "Work", "body": "Do it."}
     work = scene.client.create_task(order)
     claimed = use("getTask")
@@ -326,6 +392,18 @@ def test_a_name_that_is_none_is_refused(scene: Scene, name: str) -> None:
     assert scene.kept() == before
 
 
+@pytest.mark.parametrize("by_port", [False, True])
+def test_who_still_sends_a_file_that_is_refused_hears_why(scene: Scene, by_port: bool) -> None:
+    before, data = scene.kept(), bytes(3 * 2**20)  # more than any socket holds for its reader
+    port = scene.worker.port if by_port else None
+    headers = {"Cookie": scene.worker.cookie()}
+    for task, name, status in ((scene.backend.id, "..", 400), ("t_none", "a.bin", 404)):
+        path = f"/api/tasks/{task}/attachments?filename={name}"
+        answer = scene.worker.ask("POST", path, data, port=port, headers=headers)
+        assert (answer.status, answer.headers.get("connection")) == (status, None)
+    assert scene.kept() == before
+
+
 def test_files_of_another_are_not_carried_and_none_twice(scene: Scene) -> None:
     file = scene.upload(b"x", "a.txt").json["id"]
     assert scene.send(scene.question, "x", file).status == 404  # given to another task
@@ -396,6 +474,23 @@ def test_an_upload_that_breaks_off_leaves_nothing(scene: Scene) -> None:
 
     assert scene.kept() == before
     scene.worker.start()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of another process: Linux only")
+def test_a_disk_that_fills_up_refuses_a_file_and_keeps_nothing_of_it(scene: Scene) -> None:
+    before, data = scene.kept(), bytes(3 * 2**20)
+    assert scene.worker.process is not None
+    limits = (scene.worker.process.pid, resource.RLIMIT_FSIZE)
+    soft, hard = resource.prlimit(*limits)
+    resource.prlimit(*limits, (2**20, hard))
+    refused = scene.upload(data, "a.bin")
+    during = scene.kept()
+    resource.prlimit(*limits, (soft, hard))
+
+    assert (refused.status, refused.json["code"]) == (507, "storage")
+    assert refused.json["detail"].startswith("The file a.bin cannot be kept: ")
+    assert during == before
+    assert scene.upload(data, "a.bin").status == 200
 
 
 def test_the_limit_is_what_the_configuration_says(scene: Scene) -> None:

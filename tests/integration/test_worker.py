@@ -143,6 +143,7 @@ def test_both_doors_tell_the_same_and_say_who_serves(scene: Scene) -> None:
         ("POST", "{messages}", {"body": "x", "priority": ["high"]}, 400, "usage"),
         ("POST", "{messages}", {"body": "x", "priority": "urgent"}, 400, "usage"),
         ("POST", "{messages}", {"body": "x", "reply_to": "m_none"}, 404, "not_found"),
+        ("POST", "{messages}", {"body": "x", "attachments": ["f_none"] * 21}, 400, "usage"),
         ("POST", "{messages}", {"body": "x" * (256 * 1024 + 1)}, 400, "usage"),
         ("POST", "{messages}", b" " * (4 * 1024 * 1024 + 1), 413, "too_large"),
         ("POST", "/api/tasks/t_none/messages", {"body": "x"}, 404, "not_found"),

@@ -114,18 +114,15 @@ def test_a_renamed_workspace_keeps_its_id_its_tasks_and_its_tokens(scene: Scene)
     assert worker.ask("PATCH", "/api/workspaces/market", {"name": "market"}).status == 200
 
 
-@pytest.mark.parametrize(
-    ("name", "status"),
-    [("far", 409), ("", 400), ("A", 400), ("../x", 400), ("a b", 400), ("x" * 64, 400), (7, 400)],
-)
-def test_a_name_that_is_taken_or_none_is_refused(scene: Scene, name: Any, status: int) -> None:
+def test_a_name_that_is_taken_or_none_is_refused(scene: Scene) -> None:
     scene.worker.start()
 
-    answer = scene.worker.ask("PATCH", "/api/workspaces/shop", {"name": name})
+    for name in ("far", "", "A", "../x", "a b", "x" * 64, 7):
+        answer = scene.worker.ask("PATCH", "/api/workspaces/shop", {"name": name})
 
-    assert answer.status == status
-    assert answer.json["detail"]
-    assert scene.names() == ["far", "shop"]
+        assert answer.status == (409 if name == "far" else 400), name
+        assert answer.json["detail"], name
+        assert scene.names() == ["far", "shop"]
 
 
 def test_all_of_a_workspace_goes_and_nothing_of_another(scene: Scene) -> None:

@@ -104,9 +104,13 @@ class OwnWorker:
             )
 
     def start(self, **options: Any) -> None:
-        """Start the worker; return when it takes requests."""
+        """Start the worker; return when it takes requests. One that never does is ended."""
         self.process = self.spawn(**options)
-        self.until_ready()
+        try:
+            self.until_ready()
+        except BaseException:
+            self.close()
+            raise
 
     def until_ready(self) -> None:
         """Wait until a worker takes requests."""

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -22,9 +23,10 @@ from claudedo.client import WorkerClient
 from claudedo.demo.model import ModelRequest, ScriptedModel
 from claudedo.errors import UnavailableError
 from claudedo.holding import HolderClient, Kind, encode_input
-from claudedo.settings import load
+from claudedo.settings import Settings, load
 from claudedo_worker.terminal import screen
 from tests.support.claude_home import create_claude_home
+from tests.support.prepared_command import prepared_command
 
 COMMAND = str(Path(sys.executable).with_name("claudedo"))
 PATIENCE = 60.0
@@ -42,6 +44,8 @@ class World:
         self.model = ScriptedModel()
         self._channels = channels
         self._begun: list[subprocess.Popen[str]] = []
+        self._client: tuple[Settings, WorkerClient] | None = None
+        self._ids: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         self.model.start()
@@ -57,11 +61,8 @@ class World:
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         try:
-            if self.processes():  # else it would take a worker to find that nothing runs
-                self.run("stop", "--all", check=False)
-                self.run("worker", "stop", check=False)
+            self._end_all()
         finally:
-            self._end_leftovers()
             self.model.stop()
         if kind is not None and self.log.exists():
             sys.stderr.write(self.log.read_text()[-4000:])
@@ -70,23 +71,33 @@ class World:
     def log(self) -> Path:
         return self.state / "worker.log"
 
+    @property
+    def _settings(self) -> Settings:
+        return load(self.environment)
+
     # What a person does
 
     def run(
-        self, *arguments: str, check: bool = True, cwd: Path | None = None, **more: Any
+        self, *arguments: str, check: bool = True, cwd: Path | None = None, input: str = ""
     ) -> subprocess.CompletedProcess[str]:
         """Run a command; with `check` it must succeed."""
-        done = subprocess.run(
-            [self.command, *arguments],
-            cwd=cwd or self.repository,
-            env=self.environment,
-            stdin=subprocess.DEVNULL if "input" not in more else None,
-            capture_output=True,
-            text=True,
-            timeout=180,
-            check=False,
-            **more,
-        )
+        self._ids.clear()  # the command may give a name to another task
+        cwd = cwd or self.repository
+        if self.command == COMMAND:
+            done = prepared_command().run(
+                arguments, cwd=cwd, env=self.environment, input=input, timeout=180
+            )
+        else:
+            done = subprocess.run(
+                [self.command, *arguments],
+                cwd=cwd,
+                env=self.environment,
+                input=input,
+                capture_output=True,
+                text=True,
+                timeout=180,
+                check=False,
+            )
         if check and done.returncode:
             raise AssertionError(
                 f"claudedo {' '.join(arguments)} -> {done.returncode}\n{done.stdout}{done.stderr}"
@@ -127,16 +138,21 @@ class World:
 
     def ask(self, question: Callable[[WorkerClient], T]) -> T:
         """Ask the worker directly, which costs less than a command; a dead one is started again."""
-        client = WorkerClient(load(self.environment))
+        settings = self._settings
         try:
-            return question(client.connect(start=False))
+            if self._client is None or self._client[0] != settings:
+                self._client = settings, WorkerClient(settings).connect(start=False)
+            return question(self._client[1])
         except UnavailableError:
             self.run("worker", "start")
-            return question(client.connect(start=False))
+            return question(WorkerClient(settings).connect(start=False))
 
     def id(self, task: str) -> str:
         """The id of the task that a person here means."""
-        return str(self.ask(lambda worker: worker.resolve(task, str(self.repository)))["id"])
+        if task not in self._ids:
+            found = self.ask(lambda worker: worker.resolve(task, str(self.repository)))
+            self._ids[task] = str(found["id"])
+        return self._ids[task]
 
     def message(self, task: str, message_id: str) -> dict[str, Any]:
         """One message of a task's thread."""
@@ -228,7 +244,7 @@ class World:
 
     @property
     def worker_pid(self) -> int:
-        return int(self.json("worker", "status")["pid"])
+        return int(json.loads(self._settings.worker_file.read_text())["pid"])
 
     def kill_worker(self) -> None:
         """SIGKILL, as a crash would; the next command starts another."""
@@ -238,7 +254,7 @@ class World:
 
     def processes(self) -> list[psutil.Process]:
         """Everything that runs for this world: below its sessions, or from its state directory."""
-        mine = str(self.root)
+        mine = f"{self.root}/"
         found = []
         for process in psutil.process_iter():
             try:
@@ -250,14 +266,25 @@ class World:
                 continue
         return found
 
-    def _end_leftovers(self) -> None:
+    def _end_all(self) -> None:
+        """The worker first, or it would start again what ends; then all that is left."""
         for command in self._begun:
             command.kill()
             command.communicate()
-        left = self.processes()
-        for process in left:
-            process.kill()
-        psutil.wait_procs(left, timeout=10)
+        workers = [p for p in self.processes() if "claudedo_worker" in words_of(p)]
+        for worker in workers:
+            with suppress(psutil.NoSuchProcess):
+                worker.terminate()
+        psutil.wait_procs(workers, timeout=PATIENCE)
+        for _ in range(5):  # one that just ends may begin another
+            left = self.processes()
+            for process in left:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(left, timeout=10)
+            if not left:
+                return
+        raise AssertionError(f"these do not end: {left}")
 
 
 def is_gone(process: psutil.Process) -> bool:

@@ -79,6 +79,8 @@ def test_a_refused_move_says_what_can_be_done_instead() -> None:
         moves.check(Assignee.AGENT, DONE, BLOCKED, Role.PERSON)
     with pytest.raises(ForbiddenError, match="comes to you by itself"):
         moves.check(Assignee.HUMAN, NEW, DONE, Role.CREATOR)
+    with pytest.raises(ForbiddenError, match="who works on it may make it: ongoing, rejected"):
+        moves.check(Assignee.AGENT, NEW, DONE, Role.DOER)
 
 
 def test_a_person_is_offered_exactly_the_moves_that_the_table_lets_them_make() -> None:

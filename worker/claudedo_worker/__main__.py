@@ -10,7 +10,12 @@ import sys
 
 from claudedo import settings
 from claudedo.errors import ClaudedoError
-from claudedo_worker import daemon
+
+gc.disable()  # what is loaded stays; searching it for garbage is a fifth of the time it takes
+from claudedo_worker import daemon  # noqa: E402 - after that
+
+gc.freeze()
+gc.enable()
 
 log = logging.getLogger(__name__)
 

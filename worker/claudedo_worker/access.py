@@ -22,6 +22,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.wsproto_impl import WSProtocol
 
 from claudedo.errors import StorageError, UnauthorizedError
 from claudedo.model import Token
@@ -35,6 +36,9 @@ IsOurs = Callable[[str], Awaitable[bool]]
 CheckToken = Callable[[str], Awaitable[tuple[Token, str]]]
 
 KEY = "claudedo.access"
+HANG_UP = "claudedo.hang_up"
+"""In the scope of a request, or a WebSocket: drops its connection, with what was not sent yet."""
+
 COOKIE_DAYS = 30
 LINK_SECONDS = 60.0
 _UNIX = "unix"
@@ -62,15 +66,32 @@ class Access:
     refusal: str | None = None  # why what was shown is worth nothing
 
 
-class PeerProtocol(H11Protocol):
-    """Tells the application which process is at the other end of a unix socket."""
+class _Peer:
+    """Tells the application which process is at the other end, and lets it hang up."""
+
+    app: Any
+    client: Any
 
     def connection_made(self, transport: Any) -> None:
-        """Note the peer's pid as the client's "port"."""
-        super().connection_made(transport)
+        """Note the peer's pid as the client's "port" of a unix socket."""
+        super().connection_made(transport)  # type: ignore[misc]
+        app = self.app
+
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            await app({**scope, HANG_UP: transport.abort}, receive, send)
+
+        self.app = answer
         connection = transport.get_extra_info("socket")
         if connection is not None and connection.family == socket.AF_UNIX:
             self.client = (_UNIX, peer_pid(connection))
+
+
+class PeerProtocol(_Peer, H11Protocol):
+    """HTTP, with the process at the other end."""
+
+
+class PeerWebSocket(_Peer, WSProtocol):
+    """A WebSocket, with the process at the other end."""
 
 
 def peer_pid(connection: Any) -> int:

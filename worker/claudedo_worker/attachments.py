@@ -23,12 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from claudedo.errors import StorageError, TooLargeError, UsageError
-from claudedo.model import Attachment, Task, new_id, now, stamp
+from claudedo.model import MOST_FILES, Attachment, Task, new_id, now, stamp
 from claudedo.settings import make_private
 from claudedo_worker.store import Store
 
 LONGEST_NAME = 200  # bytes; file systems take 255
-MOST = 20  # files of one message
 UNUSED = timedelta(days=1)
 """How long bytes are left alone that no message carries: what is on its way needs them."""
 
@@ -81,8 +80,8 @@ class Attachments:
     @asynccontextmanager
     async def keep_encoded(self, given: Sequence[Any]) -> AsyncIterator[list[Content]]:
         """The same for all of `{"filename", "mimeType", "data"}` of an MCP tool; base64."""
-        if len(given) > MOST:
-            raise UsageError(f"A message carries at most {MOST} files.")
+        if len(given) > MOST_FILES:
+            raise UsageError(f"A message carries at most {MOST_FILES} files.")
         decoded = [self._decoded(one) for one in given]
         async with AsyncExitStack() as stack:
             yield [

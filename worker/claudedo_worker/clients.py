@@ -15,13 +15,20 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from mcp.server.lowlevel import Server
 
 from claudedo import protocol
-from claudedo.errors import AmbiguousError, ClaudedoError, ForbiddenError, NotFoundError
+from claudedo.errors import (
+    AmbiguousError,
+    ClaudedoError,
+    ForbiddenError,
+    NotFoundError,
+    UnauthorizedError,
+)
 from claudedo.model import (
     USER,
     Connection,
@@ -32,7 +39,6 @@ from claudedo.model import (
     SessionState,
     Task,
     Token,
-    Transport,
     now,
 )
 from claudedo_worker import mcp_server
@@ -46,7 +52,7 @@ from claudedo_worker.tokens import Tokens
 log = logging.getLogger(__name__)
 
 CONNECTIONS = 32
-"""So many MCP sessions of one token are remembered; the oldest make room for new ones."""
+"""So many MCP sessions of one token are remembered; those not heard of for longest make room."""
 
 SETTLED = 0.5
 """Seconds after `tools/list` from which on a push is not lost (docs/claude-cli.md 17.2)."""
@@ -69,6 +75,9 @@ DEAF = 3 * RETRY
 STREAMING = "claude-code"
 """The program that always opens a stream (4.12). Deaf, it hears again after a new handshake."""
 
+ANEW = 5.0
+"""Seconds in which a program that is told that its session is over begins another one, or two."""
+
 SWEEP, LOOK = 5.0, 20.0
 SIGN_OF_LIFE = 60.0  # seconds between two renewals of the claims of a connected client
 
@@ -79,6 +88,11 @@ CHANNEL = "notifications/claude/channel"
 def party_of(token: Token) -> Party:
     """Who a token speaks for."""
     return Party(id=f"token:{token.id}", name=token.name, workspace_id=token.workspace_id)
+
+
+def program_of(connection_id: str) -> str:
+    """What the MCP sessions of one program have in common."""
+    return connection_id.rpartition("_")[0]
 
 
 class Client:
@@ -95,6 +109,7 @@ class Client:
         self.stream: EventStream | None = None
         self.news = asyncio.Event()
         self.answered: set[str] = set()  # what calls of `check_inbox` have returned
+        self.written: set[str] = set()  # what was pushed into the stream that it has now
         self.heard_at = time.monotonic()
         self.left_at: float | None = None  # when its last stream ended
         self.alive_at = 0.0  # when its claims were renewed
@@ -102,6 +117,11 @@ class Client:
         self.pushes_from = self.heard_at if known else float("inf")
         self.caller = TokenCaller(clients, self)
         self.server: Server[Any] = mcp_server.build(self.caller, self.listed)
+
+    @property
+    def program(self) -> str:
+        """The same for all MCP sessions that are known to be one program's."""
+        return program_of(self.connection.id)
 
     def listed(self) -> None:
         """It asked for the tools."""
@@ -144,6 +164,7 @@ class Clients:
         self._sweeper: asyncio.Task[None] | None = None
         self._checks: set[asyncio.Task[None]] = set()
         self._began = time.monotonic()
+        self._told: dict[tuple[str, str], tuple[str, float]] = {}
         self.sweeps: list[Callable[[], Awaitable[None]]] = []
         """What else is to be tidied when clients may be gone; called every few seconds."""
 
@@ -183,6 +204,11 @@ class Clients:
                     log.exception("a token cannot be checked", extra={"action": "check_failed"})
                     client.stream.cut()
 
+    async def check(self, shown: str) -> None:
+        """Raise `UnauthorizedError` if the text with this digest opens nothing any more."""
+        if not await self._tokens.still_opens(shown):
+            raise UnauthorizedError("This token ended while the request was on its way.")
+
     async def _check_token(self, client: Client) -> bool:
         """False, and the stream is cut, if what the client showed opens nothing any more."""
         if await self._tokens.still_opens(client.shown):
@@ -195,17 +221,30 @@ class Clients:
 
     async def open(self, token: Token, shown: str, name: str) -> Client:
         """A new MCP session for a program that calls itself `name`."""
+        name = name[:200]
+        program, told_at = self._told.get((token.id, name), ("", 0.0))
+        if not program or time.monotonic() - told_at > ANEW:
+            program = f"c_{secrets.token_hex(8)}"
         connection = Connection(
-            id=f"c_{secrets.token_hex(16)}",
+            id=f"{program}_{secrets.token_hex(16)}",
             token_id=token.id,
-            client=name[:200],
+            client=name,
             created_at=now(),
         )
-        for old in await self.store.add_connection(connection, token, CONNECTIONS):
+        for old in await self.store.add_connection(connection, token, self._too_many):
             self._forget(old)
         client = Client(self, connection, token, shown, known=False)
         self._clients[connection.id] = client
         return client
+
+    def _too_many(self, connection_ids: Sequence[str]) -> Sequence[str]:
+        """Which MCP sessions of a token, given newest first, make room for another one."""
+        return sorted(connection_ids, key=self._life, reverse=True)[CONNECTIONS - 1 :]
+
+    def _life(self, connection_id: str) -> tuple[bool, float]:
+        """How likely it is that a program still uses its MCP session: the more, the greater."""
+        client = self._clients.get(connection_id)
+        return (client.stream is not None, client.heard_at) if client else (False, 0.0)
 
     async def find(self, token: Token, shown: str, connection_id: str) -> Client:
         """The client of an MCP session. Raises `NotFoundError` if it is none of this token's."""
@@ -233,6 +272,7 @@ class Clients:
         settled = client.known or client.left_at is not None
         deaf = client.stream is None and settled and time.monotonic() - lost > DEAF
         if deaf and client.connection.client.startswith(STREAMING):
+            self._told[token.id, client.connection.client] = client.program, time.monotonic()
             await self.end(client)
             raise NotFoundError("This MCP session has lost its stream; initialize again.")
         return client
@@ -250,10 +290,12 @@ class Clients:
             return True
         return await self.store.connection(connection_id) is None
 
-    def stream_of(self, connection_id: str) -> EventStream | None:
-        """The open stream of a client, if it has one."""
-        client = self._clients.get(connection_id)
-        return client.stream if client else None
+    def streams_of(self, connection_id: str) -> list[EventStream]:
+        """The open streams of a client's program."""
+        if (client := self._clients.get(connection_id)) is None:
+            return []
+        every = [client, *self._others_of(client)]
+        return [one.stream for one in every if one.stream]
 
     def _forget(self, connection_id: str) -> None:
         client = self._clients.pop(connection_id, None)
@@ -285,16 +327,22 @@ class Clients:
         """A request of this client came, which calls `tool` if any: it confirms what it was given.
 
         Who looks into the inbox confirms what an earlier look gave, but no push: a program that
-        drops pushes gets them so.
+        drops pushes gets them so. Nor does anything confirm a push into a stream that is over, or
+        by a worker that is gone: who knows whether it was read.
         """
         await self._keep_claims(client)
+        for one in [client, *self._others_of(client)]:
+            await self._confirm(one, tool)
+
+    async def _confirm(self, client: Client, tool: str | None) -> None:
         lent = await self.store.lends(client.connection.id)
         had = {message for message, pushed in lent.items() if not pushed} & client.answered
         if tool not in ("check_inbox", "inbox_status"):
-            had |= {message for message, pushed in lent.items() if pushed}
+            had |= {message for message, pushed in lent.items() if pushed} & client.written
         if had:
             await self.store.confirm_lends(client.connection.id, had)
             client.answered -= had
+            client.written -= had
 
     async def _keep_claims(self, client: Client) -> None:
         if time.monotonic() - client.alive_at >= SIGN_OF_LIFE:
@@ -308,7 +356,7 @@ class Clients:
             first = batch([one.message for one in mail], limit)
             return mail[: len(first)]
 
-        lent = await self.store.lend(client.connection, choose, Transport.INBOX)
+        lent = await self.store.lend_inbox(client.connection, choose)
         client.answered |= {one.message.id for one in lent}
         waiting = await self.store.mail_of(client.party.id)
         return lent, len(waiting) - len(lent)
@@ -319,9 +367,11 @@ class Clients:
         """Push into a stream as long as it is open. `endpoint`: the session lives only so long."""
         if client.stream:
             client.stream.cut()  # the client came back before the old one was found dead
-        client.stream = stream
-        await self.store.give_back(client.connection.id, keep=client.answered)
+        client.stream, client.written = stream, set()
+        # Whatever is done meanwhile, and however long a write may take.
+        ending = asyncio.get_running_loop().call_later(max(_left(client.token), 0), stream.cut)
         try:
+            await self.store.give_back(client.connection.id, keep=client.answered)
             if endpoint is None:
                 await self._serve(client, stream)
             elif await stream.write("endpoint", endpoint):
@@ -329,8 +379,10 @@ class Clients:
                 client.settle(UNSETTLED)
                 await self._serve(client, stream)
         finally:
+            ending.cancel()
             if client.stream is stream:
-                client.stream, client.left_at = None, time.monotonic()
+                client.stream, client.written = None, set()
+                client.left_at = time.monotonic()
                 if endpoint is not None:
                     await self.end(client)
 
@@ -339,20 +391,38 @@ class Clients:
             client.news.clear()
             await self._keep_claims(client)
             wait = client.pushes_from - time.monotonic()
-            while wait <= 0 and (lent := await self._lend_one(client)):
-                if not await stream.write("message", _pushed(*lent)):
+            if wait <= 0 and (lent := await self.store.lend_push(client.connection)):
+                if not await self._push(client, stream, lent):
                     return
-            expires = datetime.fromisoformat(client.token.expires_at).timestamp() - time.time()
+                continue
             with suppress(TimeoutError):
-                async with asyncio.timeout(min(LOOK, max(wait, 0.0) or LOOK, expires + 0.01)):
+                async with asyncio.timeout(min(LOOK, max(wait, 0.0) or LOOK)):
                     await client.news.wait()
 
-    async def _lend_one(self, client: Client) -> tuple[Lent, Task] | None:
-        def choose(mail: Sequence[Lent]) -> Sequence[Lent]:
-            return [one for one in mail if one.connection_id is None][:1]
+    async def _push(self, client: Client, stream: EventStream, lent: Lent) -> bool:
+        """Write a message into a stream; False if that is over."""
+        chat = await self.store.task(lent.message.thread)
+        if not await stream.write("message", _pushed(lent, chat)):
+            return False
+        if client.stream is stream:
+            client.written.add(lent.message.id)
+        again = _pushed(replace(lent, before=True), chat)
+        for other in self._others_of(client):
+            if other.stream:
+                await other.stream.write("message", again)
+        return True
 
-        lent = await self.store.lend(client.connection, choose, Transport.CHANNEL)
-        return (lent[0], await self.store.task(lent[0].message.thread)) if lent else None
+    def _others_of(self, client: Client) -> list[Client]:
+        """The other MCP sessions of the same program.
+
+        2.1.197, told that its session is over, begins two, and listens to pushes in one of them
+        (docs/claude-cli.md 4.15): what is pushed goes into both, and a request in either confirms.
+        """
+        return [
+            other
+            for other in self._clients.values()
+            if other is not client and other.program == client.program
+        ]
 
 
 class TokenCaller:
@@ -446,6 +516,11 @@ class TokenCaller:
             names = ", ".join(sorted(task.name for task in tasks)) or "none"
             raise NotFoundError(f"There is no task {target!r} here; there are: {names}.")
         return found[0]
+
+
+def _left(token: Token) -> float:
+    """Seconds until a token expires."""
+    return datetime.fromisoformat(token.expires_at).timestamp() - time.time()
 
 
 def notification(method: str, params: dict[str, Any]) -> str:

@@ -27,7 +27,7 @@ from claudedo.errors import ClaudedoError, ConflictError, RefusedError
 from claudedo.model import now
 from claudedo.settings import Settings, make_private
 from claudedo_worker import api
-from claudedo_worker.access import Door, PeerProtocol, Receive, Scope, Send
+from claudedo_worker.access import Door, PeerProtocol, PeerWebSocket, Receive, Scope, Send
 from claudedo_worker.adoption import Adoption
 from claudedo_worker.attachments import Attachments
 from claudedo_worker.bus import Bus
@@ -139,7 +139,7 @@ async def _serve(settings: Settings) -> None:
             stop=stop.set,
             url=url,
         )
-        realtime = Realtime(store, bus, mailbox)
+        realtime = Realtime(store, threads, tokens, listeners)
         door = await _door(store, context, realtime)
         if settings.notify:
             continues = settings.continue_after_limit
@@ -155,7 +155,6 @@ async def _serve(settings: Settings) -> None:
         )
         await links.start()
         stack.push_async_callback(links.stop)
-        await realtime.start()
         stack.push_async_callback(realtime.stop)
         clients.start()
         stack.push_async_callback(clients.stop)
@@ -202,10 +201,11 @@ def _config(door: Door) -> uvicorn.Config:
     return uvicorn.Config(
         door,
         http=PeerProtocol,
-        ws="wsproto",
+        ws=PeerWebSocket,
         loop="asyncio",
         lifespan="off",
         log_config=None,
+        log_level="warning",  # below that it logs addresses of WebSockets, and tokens with them
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=1,

@@ -42,6 +42,7 @@ class Decision:
     answers: Mapping[str, str | list[str]] | None = None
     input: Mapping[str, Any] | None = None
     keep_open: bool = False  # an answer that does not complete a person's task
+    attachments: list[str] | None = None  # ids of files that go with an answer to a person's task
 
     @property
     def is_bare(self) -> bool:
@@ -71,7 +72,7 @@ class Ruling:
 
 def rule(ask: Ask, decision: Decision) -> Ruling:
     """What `decision` means for `ask`. Raises `UsageError`, and `RefusedError` with what to do."""
-    _refuse_extras(decision, "what a session asks", ("keep_open",))
+    _refuse_extras(decision, "what a session asks", ("keep_open", "attachments"))
     match decision.decision:
         case "allow":
             return _allow(ask, decision)
@@ -94,11 +95,15 @@ def of_task(decision: Decision) -> tuple[AskOutcome, str | None]:
             _refuse_extras(
                 decision,
                 "allow of a task",
-                ("always", "reason", "text", "answers", "input", "keep_open"),
+                ("always", "reason", "text", "answers", "input", "keep_open", "attachments"),
             )
             return AskOutcome.ALLOWED, None
         case "deny":
-            _refuse_extras(decision, "deny", ("always", "text", "answers", "input", "keep_open"))
+            _refuse_extras(
+                decision,
+                "deny of a task",
+                ("always", "text", "answers", "input", "keep_open", "attachments"),
+            )
             return AskOutcome.DENIED, decision.reason
         case "answer":
             _refuse_extras(decision, "answer", ("always", "reason", "answers", "input"))

@@ -3,7 +3,7 @@
 Nobody waits for a slow listener, and nothing is kept for one but what the connection itself
 buffers: it gets every event in order, however late. What was pruned meanwhile it is told
 (`events.lost`). A listener with a token is cut off when the token opens nothing any more. Knows
-nothing of HTTP but the stream that it writes into.
+nothing of HTTP but the stream that it writes into, and nothing of Socket.IO; see `realtime`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import logging
 import time
 from contextlib import suppress
 from datetime import datetime
+from typing import Protocol
 
 from claudedo import protocol
 from claudedo.errors import ClaudedoError, RefusedError
@@ -32,19 +33,42 @@ LOOK = 20.0
 """Seconds after which a token is looked at again though nothing was said of it."""
 
 MOST = 32
-"""So many streams one token may have open at once."""
+"""So many connections one token may listen on at once."""
 
 WAIT, PAUSE = 60.0, 1.0
 
 
+class Listener(Protocol):
+    """Who is told, at its own pace."""
+
+    async def tell(self, event: Event) -> bool:
+        """Take one event; returns when there is room for another. False: nobody listens."""
+        ...
+
+    async def mark(self, number: int) -> bool:
+        """Know that there is nothing more to be told up to this number."""
+        ...
+
+    def cut(self) -> None:
+        """Hear nothing more, from now on."""
+        ...
+
+
+class _Stream(EventStream):
+    """Server-sent events: the number of an event is its id."""
+
+    async def tell(self, event: Event) -> bool:
+        return await self.write(event.type, json.dumps(protocol.event_json(event)), event.seq)
+
+
 class Listeners:
-    """All open streams of events of one worker."""
+    """All who listen to one worker."""
 
     def __init__(self, store: Store, bus: Bus, tokens: Tokens) -> None:
         self._store = store
         self._bus = bus
         self._tokens = tokens
-        self._streams: dict[EventStream, str | None] = {}  # and the token's id
+        self._listening: dict[Listener, str | None] = {}  # and the token's id
         self._token_news = asyncio.Event()
 
     def notice(self, event: Event) -> None:
@@ -54,9 +78,14 @@ class Listeners:
             self._token_news = asyncio.Event()
 
     def stop(self) -> None:
-        """End every stream."""
-        for stream in self._streams:
-            stream.cut()
+        """Cut everybody off."""
+        for listener in list(self._listening):
+            listener.cut()
+
+    def check_room(self, token: Token | None) -> None:
+        """Raise `RefusedError` if who shows `token` listens on `MOST` connections already."""
+        if token and list(self._listening.values()).count(token.id) >= MOST:
+            raise RefusedError(f"This token listens {MOST} times already; end one of them first.")
 
     def open(
         self, workspace: Workspace, after: int, token: Token | None = None, shown: str = ""
@@ -66,26 +95,39 @@ class Listeners:
         `shown` is the digest of the text of `token`, for as long as which it lives. Raises
         `RefusedError` if the token has `MOST` already.
         """
-        who = token.id if token else None
-        if who and list(self._streams.values()).count(who) >= MOST:
-            raise RefusedError(f"This token listens {MOST} times already; end one of them first.")
+        self.check_room(token)
 
-        async def serve(stream: EventStream) -> None:
-            self._streams[stream] = who
-            watch = self._watch(stream, token, shown) if token else None
-            watching = asyncio.create_task(watch) if watch else None
-            try:
-                await self._tell(stream, workspace.id, after)
-            finally:
-                del self._streams[stream]
-                if watching:
-                    watching.cancel()
+        async def serve(_: EventStream) -> None:
+            await self.serve(stream, workspace.id, after, token, shown)
 
-        return EventStream(serve, patience=None)
+        stream = _Stream(serve, patience=None)
+        return stream
 
-    async def _tell(self, stream: EventStream, workspace_id: str, after: int) -> None:
-        """Write event after event until the stream, or the workspace, is over."""
-        await stream.mark(after)
+    async def serve(
+        self,
+        listener: Listener,
+        workspace_id: str | None,
+        after: int,
+        token: Token | None = None,
+        shown: str = "",
+    ) -> None:
+        """Tell what came after number `after`, and what comes, in a workspace; None: in all.
+
+        Returns when nobody listens any more, or the workspace is removed. `token`, `shown`: see
+        `open`.
+        """
+        self._listening[listener] = token.id if token else None
+        watching = asyncio.create_task(self._watch(listener, token, shown)) if token else None
+        try:
+            await self._tell(listener, workspace_id, after)
+        finally:
+            del self._listening[listener]
+            if watching:
+                watching.cancel()
+
+    async def _tell(self, listener: Listener, workspace_id: str | None, after: int) -> None:
+        """Tell event after event until nobody listens, or the workspace is over."""
+        await listener.mark(after)
         while True:
             try:
                 last = await self._store.last_event()
@@ -96,27 +138,30 @@ class Listeners:
                 continue
             oldest = events[0].seq if events else last + 1
             if oldest > after + 1:
-                await _write(stream, _lost(workspace_id, after + 1, oldest - 1))
+                await listener.tell(_lost(workspace_id or "", after + 1, oldest - 1))
                 after = oldest - 1
             for event in events:
                 after = event.seq
-                if event.workspace_id != workspace_id:
+                if workspace_id not in (None, event.workspace_id):
                     continue
-                if not await _write(stream, event) or event.type == "workspace.removed":
+                over = workspace_id is not None and event.type == "workspace.removed"
+                if not await listener.tell(event) or over:
                     return
-            if events and events[-1].workspace_id != workspace_id:
-                await stream.mark(after)  # or what it has would be pruned while others are busy
+            if events and workspace_id not in (None, events[-1].workspace_id):
+                await listener.mark(after)  # or what it has would be pruned while others are busy
             await self._bus.wait(WAIT, since=after)
 
-    async def _watch(self, stream: EventStream, token: Token, shown: str) -> None:
-        """Cut the stream when its token ends."""
-        while await self._opens(shown):
-            news = self._token_news
+    async def _watch(self, listener: Listener, token: Token, shown: str) -> None:
+        """Cut the listener off when its token ends."""
+        while True:
+            news = self._token_news  # before the look, so that nothing falls between the two
+            if not await self._opens(shown):
+                break
             left = datetime.fromisoformat(token.expires_at).timestamp() - time.time()
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(LOOK, left + 0.01)):
                     await news.wait()
-        stream.cut()
+        listener.cut()
 
     async def _opens(self, shown: str) -> bool:
         try:
@@ -125,10 +170,6 @@ class Listeners:
             # Better cut than left open: who may come back will be let in again.
             log.exception("a token cannot be checked", extra={"action": "check_failed"})
             return False
-
-
-async def _write(stream: EventStream, event: Event) -> bool:
-    return await stream.write(event.type, json.dumps(protocol.event_json(event)), event.seq)
 
 
 def _lost(workspace_id: str, first: int, last: int) -> Event:

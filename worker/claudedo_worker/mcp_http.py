@@ -44,6 +44,8 @@ SESSION_HEADER, VERSION_HEADER = "mcp-session-id", "mcp-protocol-version"
 OLDEST_VERSION = "2025-03-26"
 """What a request without a version header speaks, says the specification."""
 
+VERSIONS = ", ".join(HANDSHAKE_PROTOCOL_VERSIONS)
+
 PERMISSION_REQUEST = "notifications/claude/channel/permission_request"
 CAPABILITIES: dict[str, dict[str, Any]] = {"claude/channel": {}, "claude/channel/permission": {}}
 LARGE = 1024 * 1024  # bytes of a request that is decoded beside the event loop
@@ -113,7 +115,7 @@ class McpHttp:
         """One JSON-RPC message of a client."""
         access = await self._admit(request)
         message = await _message(body)
-        if isinstance(message, types.JSONRPCRequest) and (refusal := _refusal(request, message)):
+        if refusal := _refusal(request, message):
             return JSONResponse(_dumped(refusal), 400)
         if session := request.query_params.get("session_id"):
             return await self._post_to_stream(access, session, message)
@@ -141,6 +143,8 @@ class McpHttp:
             client = await self._client(access, request)
             headers = {SESSION_HEADER: client.connection.id}
             return EventStream(lambda s: self._clients.serve(client, s), headers, retry=RETRY)
+        if request.method == "HEAD":  # the stream would be the session, and there is none
+            return Response(headers={"Content-Type": EventStream.media_type})
         client = await self._clients.open(_token(access), access.shown, "sse")
         endpoint = _endpoint(request, client.connection.id)
         return EventStream(lambda s: self._clients.serve(client, s, endpoint))
@@ -154,8 +158,13 @@ class McpHttp:
     # Who
 
     async def _admit(self, request: Request) -> Access:
-        """Raises `NotFoundError` for a workspace that is none, `ForbiddenError` for another's."""
+        """Who asks, now that the whole request is there: the token may be over meanwhile.
+
+        Raises `UnauthorizedError` if it is, `NotFoundError` for a workspace that is none,
+        `ForbiddenError` for another's.
+        """
         access: Access = request.scope[KEY]
+        await self._clients.check(access.shown)
         named = request.path_params["workspace"]
         found = [w for w in await self._store.workspaces() if named in (w.id, w.name)]
         if not found:
@@ -259,12 +268,20 @@ async def _message(body: bytes) -> types.JSONRPCMessage:
         raise UsageError("The request is no JSON-RPC message.") from error
 
 
-def _refusal(request: Request, message: types.JSONRPCRequest) -> types.JSONRPCError | None:
-    """What newer clients try first: who is answered there opens no stream for pushes (4.13)."""
+def _refusal(request: Request, message: types.JSONRPCMessage) -> types.JSONRPCError | None:
+    """What newer clients try first: who is answered there opens no stream for pushes (4.13).
+
+    Raises `UsageError` for the same in what is not answered.
+    """
     version = request.headers.get(VERSION_HEADER)
+    unfit = version is not None and version not in HANDSHAKE_PROTOCOL_VERSIONS
+    if not isinstance(message, types.JSONRPCRequest):
+        if unfit:
+            raise UsageError(f"This revision of MCP is not spoken here; {VERSIONS} are.")
+        return None
     if message.method == "server/discover":
         error = types.ErrorData(code=types.METHOD_NOT_FOUND, message="Method not found")
-    elif version is not None and version not in HANDSHAKE_PROTOCOL_VERSIONS:
+    elif unfit:
         error = types.ErrorData(
             code=types.UNSUPPORTED_PROTOCOL_VERSION,
             message="Unsupported protocol version",

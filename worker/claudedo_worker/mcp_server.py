@@ -239,7 +239,9 @@ TOOLS = (
             "Say something in a task's thread (`chat_id` of a message; your own task if left "
             "out), where the person reads it. What you only say in your turn they may not see."
         ),
-        input_schema=_either(["text"], chat_id=_TASK, text=_BODY, attachments=_FILES),
+        input_schema=_either(
+            ["text"], chat_id=_TASK, text=_BODY, attachments=_FILES, reply_to=_REPLY
+        ),
         output_schema=_told(["message_id"], message_id="string"),
     ),
     types.Tool(
@@ -369,8 +371,9 @@ async def _reply(
     caller: Caller, given: Mapping[str, Any], tool_use_id: str | None
 ) -> dict[str, Any]:
     chat, text, files = _text(given, "chat_id"), _needed(given, "text"), _list(given)
+    reply_to = _text(given, "reply_to")
     key = await caller.begin(tool_use_id)
-    return await caller.tools.reply(chat, text, files, key)
+    return await caller.tools.reply(chat, text, files, key, reply_to)
 
 
 async def _get_task_messages(

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from starlette.responses import Response
 
-from claudedo_worker.access import Receive, Scope, Send
+from claudedo_worker.access import HANG_UP, Receive, Scope, Send
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +21,9 @@ HEARTBEAT = 15.0
 
 PATIENCE = 20.0
 """Seconds that a client may leave an event unread before it is hung up on."""
+
+LAST = 0.5
+"""Seconds for the end of a stream to go out; then the connection is dropped as it is."""
 
 Serve = Callable[["EventStream"], Awaitable[None]]
 
@@ -90,7 +93,13 @@ class EventStream(Response):
             for task in (serving, *others):
                 task.cancel()
             await asyncio.gather(serving, *others, return_exceptions=True)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        try:
+            async with asyncio.timeout(LAST):
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except TimeoutError:
+            # What is unread would keep the connection, and a worker that ends, waiting for ever.
+            scope[HANG_UP]()
+            await _left(receive)  # or the server would take the response for forgotten, and say so
 
     async def _serve_stream(self) -> None:
         try:

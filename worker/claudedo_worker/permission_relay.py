@@ -30,7 +30,7 @@ from claudedo.model import (
 )
 from claudedo_worker import ask_text, decision
 from claudedo_worker.asks import GLANCE, HELD_PATIENCE, conflict
-from claudedo_worker.clients import Client, Clients, notification
+from claudedo_worker.clients import Client, Clients, notification, program_of
 from claudedo_worker.decision import DENY, Decision
 from claudedo_worker.mcp_sse import EventStream
 from claudedo_worker.store import Store
@@ -41,6 +41,9 @@ log = logging.getLogger(__name__)
 PERMISSION = "notifications/claude/channel/permission"
 FOR_EVER = "9999-12-31T00:00:00.000Z"
 LONGEST_ID, LONGEST_TEXT = 200, 64 * 1024  # characters
+DEEPEST = 64
+"""Levels of an input that is shown as an object; a deeper one is shown as a text."""
+
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,200}")
 
 
@@ -101,27 +104,27 @@ class PermissionRelay:
         ruling = decision.rule(ask, said)
         if said.input is not None:
             raise RefusedError("The call of such a client cannot be edited: allow or deny it.")
-        stream = await self._stream_of(ask)
+        streams = await self._streams_of(ask)
         closed, first = await self._store.close_ask(
             ask.id, ruling.outcome, DecidedBy.USER, ruling.kept
         )
         if not first:
             raise conflict(closed)
         behavior = DENY if closed.outcome is AskOutcome.DENIED else decision.ALLOW
-        told = {"request_id": _request(ask), "behavior": behavior}
-        if not await stream.write("message", notification(PERMISSION, told)):
+        told = notification(PERMISSION, {"request_id": _request(ask), "behavior": behavior})
+        if not any([await stream.write("message", told) for stream in streams]):
             return await self._store.correct_ask(ask.id, AskOutcome.GONE, DecidedBy.SESSION)
         if said.reason:
             task = await self._store.task(ask.task_id)
             await self._threads.say(PERSON, task, said.reason)
         return closed
 
-    async def _stream_of(self, ask: Ask) -> EventStream:
-        """The stream of who asked; one that is just coming back is waited for."""
+    async def _streams_of(self, ask: Ask) -> list[EventStream]:
+        """The streams of who asked; one that is just coming back is waited for."""
         until = time.monotonic() + HELD_PATIENCE
         while ask.closed_at is None:
-            if stream := self._clients.stream_of(_connection(ask)):
-                return stream
+            if streams := self._clients.streams_of(_connection(ask)):
+                return streams
             if time.monotonic() >= until:
                 raise ConflictError(
                     "The client is not connected to claudedo just now; answer at its own terminal."
@@ -132,7 +135,7 @@ class PermissionRelay:
 
     async def _went_on(self, client: Client, but: str = "") -> bool:
         """Close what the client asked, but for the call `but`; True if that one is open."""
-        mine = [ask for ask in await self._open() if _connection(ask) == client.connection.id]
+        mine = [ask for ask in await self._open() if program_of(_connection(ask)) == client.program]
         for ask in mine:
             if ask.call != but:
                 await self._close(ask)
@@ -181,13 +184,27 @@ class PermissionRelay:
 def _input(params: Mapping[str, Any]) -> dict[str, Any]:
     """The call's input as far as the client tells it: its beginning, JSON or not (5.1)."""
     texts = {key: str(params.get(key) or "")[:LONGEST_TEXT] for key in _TOLD}
+    given = _object(texts["input_preview"])
+    return given if given is not None else {key: text for key, text in texts.items() if text}
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    """The object that a text describes; None if it is no JSON that everybody could be shown."""
     try:
-        given = json.loads(texts["input_preview"])
-    except ValueError:
-        given = None
-    if isinstance(given, dict):
-        return given
-    return {key: text for key, text in texts.items() if text}
+        given = json.loads(text)
+        # Neither NaN nor half a character can be told to a page.
+        json.dumps(given, allow_nan=False, ensure_ascii=False).encode()
+        return given if isinstance(given, dict) and _depth(given) <= DEEPEST else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def _depth(value: Any) -> int:
+    """How deep a value is nested."""
+    if not isinstance(value, dict | list):
+        return 0
+    within = value.values() if isinstance(value, dict) else value
+    return 1 + max(map(_depth, within), default=0)
 
 
 _TOLD = ("description", "input_preview")

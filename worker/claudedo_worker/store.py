@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from claudedo.errors import ConflictError, NotFoundError
+from claudedo.errors import ConflictError, NotFoundError, UsageError
 from claudedo.model import (
     USER,
     Ask,
@@ -74,11 +74,10 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """Some messages of a thread, oldest first, and the rows of the first and the last of them."""
+    """Some messages of a thread, oldest first, and the row of each."""
 
     messages: tuple[Message, ...]
-    first: int
-    last: int
+    rows: tuple[int, ...]
     more: bool  # on the side that it was looked for on
 
 
@@ -235,7 +234,7 @@ class Store:
         """Give `party` the oldest agent task that nobody works on, until the moment `until`.
 
         None if there is none. Of many who ask at once each gets another one. What waits in its
-        inbox goes to the session that claimed it.
+        inbox, or in that of a session that held it before, goes to the session that claimed it.
         """
         async with self._db.transaction():
             values = {"workspace_id": workspace_id, "party": party, "until": until, "now": now()}
@@ -244,6 +243,7 @@ class Store:
                 return None
             task = await self.task(row["id"])
             events = [await self._event("task.updated", workspace_id, task.id, {"holder": party})]
+            events += await self._take_back(task)
             if party.startswith("task:"):
                 events += await self._hand_over(task, await self.task(party.removeprefix("task:")))
         self._tell(events)
@@ -252,21 +252,40 @@ class Store:
     async def _hand_over(self, task: Task, to: Task) -> list[Event]:
         if not await self._db.run("hand_over", {"task_id": task.id, "to": to.id}):
             return []
-        told = {"thread": task.id, "pending": await self.pending(to.id)}
-        return [await self._event("message.queued", to.workspace_id, to.id, told)]
+        return await self._tell_pending(task, {task.id, to.id})
 
     async def extend_claims(self, party: str, until: str) -> None:
         """What `party` claimed stays its own until then."""
         async with self._db.transaction():
             await self._db.run("extend_claims", {"party": party, "until": until})
 
-    async def release_task(self, task: Task) -> None:
-        """Nobody holds the task any more."""
+    async def release_task(self, task: Task, *, unfinished: bool) -> None:
+        """Nobody holds the task any more.
+
+        `unfinished`: what its holder was to be told and was not is for the next who works on it.
+        """
         async with self._db.transaction():
             await self._db.run("release_task", {"id": task.id})
             told = {"holder": None}
-            event = await self._event("task.updated", task.workspace_id, task.id, told)
-        self._tell([event])
+            events = [await self._event("task.updated", task.workspace_id, task.id, told)]
+            events += await self._take_back(task) if unfinished else []
+        self._tell(events)
+
+    async def _take_back(self, task: Task) -> list[Event]:
+        rows = await self._db.all("given_to_holders", task_id=task.id)
+        if not rows:
+            return []
+        await self._db.run("take_back", {"ids": json.dumps([row["id"] for row in rows])})
+        return await self._tell_pending(task, {task.id, *(row["task_id"] for row in rows)})
+
+    async def _tell_pending(self, thread: Task, task_ids: Collection[str]) -> list[Event]:
+        """Mail of a thread went from one of these tasks to another."""
+        events = []
+        for task_id in sorted(task_ids):
+            task, pending = await self.task(task_id), await self.pending(task_id)
+            told = {"thread": thread.id, "pending": pending}
+            events.append(await self._event("message.queued", task.workspace_id, task.id, told))
+        return events
 
     async def counts(self, workspace_id: str) -> dict[TaskStatus, int]:
         """How many tasks of a workspace have each status."""
@@ -278,9 +297,10 @@ class Store:
         """Forget a task, with its sessions, messages and links; returns its files, forgotten, too.
 
         What was said in its thread to the session of another task stays there, with what it
-        carries.
+        carries, and what was said to its session in another thread stays in that.
         """
         async with self._db.transaction():
+            await self._db.run("keep_said", {"task_id": task.id})
             await self._db.run("keep_carried", {"task_id": task.id})
             files = await self.attachments_of_task(task.id)
             await self._db.run("delete_task", {"id": task.id})
@@ -569,7 +589,7 @@ class Store:
         async with self._db.transaction():
             task = await self.task(message.task_id)
             if earlier := await self.message_by_key(message.sender, key):
-                if (earlier.task_id, earlier.body) != (task.id, message.body):
+                if (earlier.thread, earlier.body) != (message.thread, message.body):
                     raise ConflictError(
                         f"The key {key!r} was used for another message ({earlier.id}); nothing "
                         "was sent. Use a new key for a new message."
@@ -596,24 +616,31 @@ class Store:
 
     async def _tell_said(self, task: Task, message: Message) -> list[Event]:
         """What is to be delivered is queued; what is for a person is there."""
-        payload: dict[str, Any] = {"message_id": message.id, "thread": message.thread}
+        names = {"thread": message.thread, "sender": message.sender}
+        payload: dict[str, Any] = {"message_id": message.id, **names}
         if message.party == USER:
             return [await self._event("reply.received", task.workspace_id, task.id, payload)]
         payload |= {"pending": await self.pending(task.id)}
         return [await self._event("message.queued", task.workspace_id, task.id, payload)]
 
     async def _mark_answered(self, reply: Message) -> list[Event]:
+        if reply.sender.startswith("token:"):
+            return await self._mark_replied(reply)
         answered = [reply.reply_to] if reply.reply_to else []
         if reply.party == USER:  # whoever replies in a thread answers what they read there
             place = {"thread_id": reply.thread, "task_id": reply.sender.removeprefix("task:")}
             answered += [row["id"] for row in await self._db.all("read_messages", **place)]
         names = {"sender": reply.sender, "recipient": reply.task_id}
-        events = []
-        for message_id in dict.fromkeys(answered):
-            if await self._db.run("mark_answered", {"id": message_id, "at": now(), **names}):
-                message = await self.message(message_id)
-                events.append(await self._message_event("message.answered", message))
-        return events
+        ids = json.dumps(answered)
+        rows = await self._db.all("mark_answered", ids=ids, at=now(), **names)
+        return await self._message_events("message.answered", [row["id"] for row in rows])
+
+    async def _mark_replied(self, reply: Message) -> list[Event]:
+        names = {"sender": reply.sender, "recipient": reply.task_id}
+        rows = await self._db.all("mark_replied", id=reply.reply_to, at=now(), **names)
+        ids = [row["id"] for row in rows]
+        read = await self._message_events("message.read", ids)
+        return read + await self._message_events("message.answered", ids)
 
     async def message(self, message_id: str) -> Message:
         """One message. Raises `NotFoundError`."""
@@ -654,6 +681,24 @@ class Store:
         rows = await self._db.all("thread", task_id=task_id)
         return await self._whole([_message(row) for row in rows])
 
+    async def thread_part(
+        self, task_id: str, limit: int, *, before: str | None = None, after: str | None = None
+    ) -> list[Message]:
+        """Up to `limit` messages of `thread` next to one of them, by omission the newest.
+
+        Oldest first. Raises `UsageError` for a message that is not one of them.
+        """
+        values: dict[str, Any] = {"task_id": task_id, "limit": limit, "place": Place().row}
+        if next_to := before or after:
+            row = await self._db.one("part_place", task_id=task_id, id=next_to)
+            if row is None:
+                raise UsageError(f"There is no message {next_to!r} in this thread.")
+            values["place"] = row["place"]
+        rows = list(await self._db.all("part_after" if after else "part_before", **values))
+        if not after:
+            rows.reverse()
+        return await self._whole([_message(row) for row in rows])
+
     async def thread_page(self, task_id: str, limit: int, place: Place) -> Page:
         """Up to `limit` messages of a task's own thread on one side of a place."""
         statement = "thread_after" if place.after else "thread_before"
@@ -664,8 +709,7 @@ class Store:
             rows.reverse()
         return Page(
             messages=tuple(await self._whole([_message(row) for row in rows])),
-            first=rows[0]["place"] if rows else place.row,
-            last=rows[-1]["place"] if rows else place.row,
+            rows=tuple(row["place"] for row in rows),
             more=more,
         )
 
@@ -772,17 +816,22 @@ class Store:
         self._tell([event])
         return await self.token(token.id)
 
-    async def add_connection(self, connection: Connection, token: Token, keep: int) -> list[str]:
-        """Remember a client's MCP session; the token's oldest beyond `keep` are forgotten.
+    async def add_connection(
+        self,
+        connection: Connection,
+        token: Token,
+        forget: Callable[[Sequence[str]], Sequence[str]],
+    ) -> Sequence[str]:
+        """Remember a client's MCP session, and no more those that `forget` takes of the token's.
 
-        Returns the ids of those.
+        It is given the ids of those before, newest first. Returns what it took.
         """
         async with self._db.transaction():
-            await self._db.run("insert_connection", asdict(connection))
             rows = await self._db.all("connections_of", token_id=token.id)
-            old = [row["id"] for row in rows[keep:]]
+            old = forget([row["id"] for row in rows])
             for connection_id in old:
                 await self._db.run("delete_connection", {"id": connection_id})
+            await self._db.run("insert_connection", asdict(connection))
             told = {"token_id": token.id, "name": token.name, "client": connection.client}
             event = await self._event("agent.connected", token.workspace_id, None, told)
         self._tell([event])
@@ -804,43 +853,52 @@ class Store:
 
     async def mail_of(self, party: str) -> list[Lent]:
         """What a client has to act on and did not confirm, in the order in which to give it."""
-        return [await self._lent(row) for row in await self._db.all("mail_of", party=party)]
+        return await self._mail(party, "*", -1)
 
-    async def lend(
-        self,
-        connection: Connection,
-        choose: Callable[[Sequence[Lent]], Sequence[Lent]],
-        via: Transport,
+    async def _mail(self, party: str, whose: str, limit: int) -> list[Lent]:
+        rows = await self._db.all("mail_of", party=party, whose=whose, limit=limit)
+        names = ("lent_to", "lent", "pushed")
+        bare = [_message({k: row[k] for k in row.keys() if k not in names}) for row in rows]  # noqa: SIM118 - see _message
+        return [
+            Lent(
+                message=message,
+                connection_id=row["lent_to"],
+                pushed=bool(row["pushed"]),
+                before=bool(row["lent"]),
+            )
+            for row, message in zip(rows, await self._whole(bare), strict=True)
+        ]
+
+    async def lend_inbox(
+        self, connection: Connection, choose: Callable[[Sequence[Lent]], Sequence[Lent]]
     ) -> list[Lent]:
         """Give a connection what `choose` takes of the mail that no other connection has now.
 
         It counts as offered. Of several connections that ask at once only one gets a message.
         """
-        at, events = now(), []
-        async with self._db.transaction():
-            mail = await self.mail_of(f"token:{connection.token_id}")
-            free = [one for one in mail if one.connection_id in (None, connection.id)]
-            chosen = list(choose(free))
-            for one in chosen:
-                place = {"message_id": one.message.id, "connection_id": connection.id}
-                pushed = via is Transport.CHANNEL
-                await self._db.run("lend", {**place, "pushed": pushed, "at": at})
-                await self._db.run("mark_offered", {"id": one.message.id, "at": at, "via": via})
-                message = await self.message(one.message.id)
-                events.append(await self._message_event("message.offered", message))
-        self._tell(events)
-        return chosen
+        async with self.together():
+            mail = await self._mail(f"token:{connection.token_id}", connection.id, -1)
+            return await self._lend(connection, choose(mail), Transport.INBOX)
 
-    async def _lent(self, row: Row) -> Lent:
-        values = {key: row[key] for key in row.keys()}  # noqa: SIM118 - see _message
-        given = {key: values.pop(key) for key in ("lent_to", "lent", "pushed")}
-        [message] = await self._whole([_message(values)])
-        return Lent(
-            message=message,
-            connection_id=given["lent_to"],
-            pushed=bool(given["pushed"]),
-            before=bool(given["lent"]),
-        )
+    async def lend_push(self, connection: Connection) -> Lent | None:
+        """The same for the first message that no connection has; None if there is none."""
+        async with self.together():
+            mail = await self._mail(f"token:{connection.token_id}", "", 1)
+            return next(iter(await self._lend(connection, mail, Transport.CHANNEL)), None)
+
+    async def _lend(
+        self, connection: Connection, chosen: Sequence[Lent], via: Transport
+    ) -> list[Lent]:
+        at, events = now(), []
+        pushed = via is Transport.CHANNEL
+        for one in chosen:
+            place = {"message_id": one.message.id, "connection_id": connection.id}
+            await self._db.run("lend", {**place, "pushed": pushed, "at": at})
+            await self._db.run("mark_offered", {"id": one.message.id, "at": at, "via": via})
+            message = await self.message(one.message.id)
+            events.append(await self._message_event("message.offered", message))
+        self._tell(events)
+        return list(chosen)
 
     async def lends(self, connection_id: str) -> dict[str, bool]:
         """The messages that a connection did not confirm; True for one that was pushed."""
@@ -997,26 +1055,52 @@ class Store:
             return await self._db.run("prune_events", {"keep": keep, "before": before})
 
     async def _message_event(self, kind: str, message: Message) -> Event:
-        task = await self.task(message.task_id)
-        payload = {
-            "message_id": message.id,
-            "pending": await self.pending(task.id),
-            "receipts": asdict(message.receipts),
-            "via": message.via,
-        }
-        return await self._event(kind, task.workspace_id, task.id, payload)
+        [event] = await self._message_events(kind, [message.id])
+        return event
+
+    async def _message_events(self, kind: str, message_ids: Sequence[str]) -> list[Event]:
+        """What tells of messages as they are now; as few statements for many as for one."""
+        told: dict[str, list[dict[str, Any]]] = {}
+        for row in await self._db.all("receipts", ids=json.dumps(message_ids)):
+            receipts = {name: row[name] for name in ("stored_at", *_RECEIPTS)}
+            payload = {"message_id": row["id"], "receipts": receipts, "via": row["via"]}
+            told.setdefault(row["task_id"], []).append(payload)
+        events: list[Event] = []
+        for task_id, payloads in told.items():
+            task, pending = await self.task(task_id), await self.pending(task_id)
+            full = [{**payload, "pending": pending} for payload in payloads]
+            events += await self._events(kind, task.workspace_id, task_id, full)
+        return events
 
     async def _event(
         self, kind: str, workspace_id: str, task_id: str | None, payload: Mapping[str, Any]
     ) -> Event:
+        [event] = await self._events(kind, workspace_id, task_id, [payload])
+        return event
+
+    async def _events(
+        self,
+        kind: str,
+        workspace_id: str,
+        task_id: str | None,
+        payloads: Sequence[Mapping[str, Any]],
+    ) -> list[Event]:
+        """Store facts of one kind about one task."""
         at = now()
-        full = {"task_id": task_id, **payload}
-        values = {"type": kind, "workspace_id": workspace_id, "task_id": task_id, "at": at}
-        row = await self._db.one("insert_event", **values, payload=json.dumps(full))
-        seq = int(row["seq"]) if row else 0
-        return Event(
-            seq=seq, type=kind, workspace_id=workspace_id, task_id=task_id, payload=full, at=at
-        )
+        about: dict[str, Any] = {
+            "type": kind,
+            "workspace_id": workspace_id,
+            "task_id": task_id,
+            "at": at,
+        }
+        full = [{"task_id": task_id, **payload} for payload in payloads]
+        texts = json.dumps([json.dumps(payload) for payload in full])
+        rows = await self._db.all("insert_events", **about, payloads=texts)
+        numbers = sorted(int(row["seq"]) for row in rows)  # of rows that were stored in order
+        return [
+            Event(**about, seq=seq, payload=payload)
+            for seq, payload in zip(numbers, full, strict=True)
+        ]
 
     def _tell(self, events: Sequence[Event]) -> None:
         if self._db.inside:

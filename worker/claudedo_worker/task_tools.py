@@ -64,11 +64,18 @@ class TaskTools:
         return {"task_id": task.id, "status": moved.status, "previous": task.status}
 
     async def reply(
-        self, target: str | None, text: str, attachments: Sequence[Any], key: str | None
+        self,
+        target: str | None,
+        text: str,
+        attachments: Sequence[Any],
+        key: str | None,
+        reply_to: str | None = None,
     ) -> dict[str, Any]:
         """Say something in a task's thread."""
         chat = await self._find(target)
-        message = await self._threads.say(self._party, chat, text, attachments=attachments, key=key)
+        message = await self._threads.say(
+            self._party, chat, text, attachments=attachments, reply_to=reply_to, key=key
+        )
         return {"message_id": message.id}
 
     async def messages(

@@ -47,7 +47,7 @@ from claudedo_worker.mailbox import Mailbox
 from claudedo_worker.ports import Ports
 from claudedo_worker.store import Store
 from claudedo_worker.supervisor import Order, Supervisor
-from claudedo_worker.threads import PERSON, Threads
+from claudedo_worker.threads import Threads
 from claudedo_worker.work import Work, work_in
 from claudedo_worker.worktree import WorktreePlan
 
@@ -196,15 +196,12 @@ class Tasks:
         drafts = [await self._placed(request, draft) for draft in drafts]
         if isinstance(request, TakeOver):
             drafts = [await _freed(request, draft) for draft in drafts]
-        for draft in drafts:
-            if not draft.exists:
-                await self._store.add_task(draft.task)
-            elif draft.taken_on:
-                place = {name: getattr(draft.task, name) for name in _PLACE}
-                await self._store.change_task(draft.task, **place)
-                if draft.task.holder:
-                    await self._store.release_task(draft.task)
-                await self._threads.move(PERSON, draft.task, TaskStatus.ONGOING)
+        async with self._store.together():
+            for draft in drafts:
+                if not draft.exists:
+                    await self._store.add_task(draft.task)
+                elif draft.taken_on:
+                    await self._begin(draft.task)
         await self._link(request, [draft.task for draft in drafts], extra)
         for draft in drafts:
             if draft.wanted.prompt:
@@ -214,6 +211,12 @@ class Tasks:
                 async with self._turn(draft.task):
                     await self._launch(draft.task, draft.plan, request, claude)
         return drafts
+
+    async def _begin(self, task: Task) -> None:
+        """Give a task that was made its place. Raises `ConflictError` if it was claimed lately."""
+        _check_startable(await self._store.task(task.id))
+        place = {name: getattr(task, name) for name in _PLACE}
+        await self._threads.begin(await self._store.change_task(task, **place))
 
     async def _say_first(self, draft: Draft, prompt: str) -> None:
         """Store the prompt as a message; once, if a `start` that broke off is repeated."""

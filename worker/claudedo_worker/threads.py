@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import re
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -27,6 +28,7 @@ from claudedo.errors import (
     UsageError,
 )
 from claudedo.model import (
+    MOST_FILES,
     USER,
     Ask,
     AskKind,
@@ -53,6 +55,9 @@ LEASE = timedelta(minutes=30)
 
 LONGEST_TITLE = 300
 PAGE, LONGEST_PAGE = 20, 200
+PAGE_ROOM = 400_000
+"""UTF-16 units of a page in JSON. What is much longer would end a session's connection
+(docs/claude-cli.md 12.3)."""
 
 BURST, BURST_SECONDS = 30, 60.0
 """So many messages from one session to one task in so many seconds: more is a loop."""
@@ -147,16 +152,20 @@ class Threads:
 
         `attachments` are `{"filename", "mimeType", "data"}`. The same again under the same `key`
         gives the task that was made the first time. Raises `UsageError`, and `RefusedError` to who
-        makes tasks without end; then nothing is stored.
+        makes tasks without end, and `ConflictError` if the key was used for something else; then
+        nothing is stored.
         """
         title = check_title(title)
         check_body(body)
         workspace = await self._store.workspace(workspace_id)
-        if key and (earlier := await self._store.message_by_key(party.id, key)):
-            return await self._store.task(earlier.thread)
+        like = (title, body, assignee)
+        if made := await self._made_before(party, key, like):
+            return made
         async with self._attachments.keep_encoded(attachments) as contents:
             await self._slow_down(party, None)
             async with self._store.together():
+                if made := await self._made_before(party, key, like):
+                    return made  # the same call came twice, at once
                 task = await self._store.add_task(
                     Task(
                         id=new_id("t"),
@@ -192,21 +201,28 @@ class Threads:
         """
         if words:
             check_body(words)
-        moves.check(task.assignee, task.status, status, role_of(party, task))
-        if status is task.status:
-            return task
         async with self._store.together():
-            moved = await self._store.move_task(task, status, party.id, party.name)
-            if task.assignee is Assignee.HUMAN:
-                await self._follow_with_ask(task, moved, party, words)
-                if party.is_person and task.creator != USER:
-                    await self._say(PERSON, task, f"{status}: {words}" if words else f"{status}.")
-                return moved
+            there = await self._store.task(task.id)  # who holds it now? The status is as was seen
+            there = replace(there, status=task.status)
+            moves.check(there.assignee, there.status, status, role_of(party, there))
+            moved = there
+            if status is not there.status:
+                moved = await self._store.move_task(there, status, party.id, party.name)
+                words = await self._follow(there, moved, party, words)
             if words and party.is_person:
-                await self._say(PERSON, task, words)
-            if task.holder and (status.over or status is TaskStatus.NOTSTARTED):
-                await self._store.release_task(task)
+                await self._say(PERSON, there, words)
+            if there.holder and (status.over or status is TaskStatus.NOTSTARTED):
+                await self._store.release_task(there, unfinished=not status.over)
         return moved
+
+    async def _follow(self, before: Task, task: Task, party: Party, words: str) -> str:
+        """What else a move changes; returns what is to be said of it."""
+        if task.assignee is not Assignee.HUMAN:
+            return words
+        await self._follow_with_ask(before, task, party, words)
+        if task.creator == USER:
+            return words
+        return f"{task.status}: {words}" if words else f"{task.status}."
 
     async def claim(self, party: Party) -> Task | None:
         """The next agent task of the workspace that nobody works on; it is now this party's.
@@ -216,29 +232,60 @@ class Threads:
         """
         if party.workspace_id is None:
             raise ForbiddenError("Only a session or a client claims tasks.")
-        if party.task_id:
-            for task in await self._store.tasks():
+        async with self._store.together():
+            for task in await self._store.tasks() if party.task_id else ():
                 if task.holder == party.id and task.status is TaskStatus.NOTSTARTED:
-                    return task
-        return await self._store.claim_task(party.workspace_id, party.id, lease_end())
+                    await self._store.extend_claims(party.id, lease_end())
+                    return await self._store.task(task.id)
+            return await self._store.claim_task(party.workspace_id, party.id, lease_end())
 
     async def forget(self, task: Task) -> None:
         """Forget a task that nobody works on any more, with its thread and its files.
 
         The session that made it and still waits for an answer is told. What the task's own session
-        asked of a person is asked no more.
+        asked of a person is asked no more, and what it had claimed waits to be claimed.
         """
         async with self._store.together():
             own = session_of(task)
             for other in await self._store.tasks():
                 if other.holder == own.id:
-                    await self._store.release_task(other)
+                    await self._give_back(own, other)
                 if other.creator == own.id and _is_open(other):
                     await self.move(own, other, TaskStatus.REJECTED)
             if task.creator.startswith("task:") and _is_open(task):
                 await self._say(PERSON, task, "This task was removed without an answer.")
             files = await self._store.remove_task(task)
         await self._attachments.forget(files)
+
+    async def begin(self, task: Task) -> None:
+        """A session is about to be started for a task that was made and that nobody works on.
+
+        Its first message is the task's body, also if somebody who held the task had it before.
+        """
+        async with self._store.together():
+            if task.holder:
+                await self._store.release_task(task, unfinished=True)
+            await self.move(PERSON, task, TaskStatus.ONGOING)
+            waiting = {message.id for message in await self._store.deliverable(task.id)}
+            page = await self._store.thread_page(task.id, 1, Place(0, after=True))
+            for first in page.messages:
+                if first.id not in waiting:
+                    await self._repeat(first, await self._store.task(task.id))
+
+    async def _repeat(self, message: Message, chat: Task) -> None:
+        """Say the same once more, with the same files, for the sake of who did not hear it."""
+        sender = Party(id=message.sender, name=message.sender_name, workspace_id=chat.workspace_id)
+        contents = [
+            Content(filename=f.filename, mime_type=f.mime_type, size=f.size, sha256=f.sha256)
+            for f in message.attachments
+        ]
+        await self._say(sender, chat, message.body, contents)
+
+    async def _give_back(self, own: Party, task: Task) -> None:
+        """Who held a task is gone: the next who asks may have it."""
+        if task.status in (TaskStatus.ONGOING, TaskStatus.BLOCKED):
+            await self._store.move_task(task, TaskStatus.NOTSTARTED, own.id, own.name)
+        await self._store.release_task(task, unfinished=not task.status.over)
 
     # Threads
 
@@ -268,7 +315,7 @@ class Threads:
             raise ForbiddenError("Only a person may halt a session.")
         _check_may_speak(party, chat)
         if reply_to:
-            await self._check_reply(reply_to)
+            await self._check_reply(party, reply_to)
         repeated = key is not None and await self._store.message_by_key(party.id, key)
         async with self._attachments.keep_encoded(() if repeated else attachments) as contents:
             if not repeated:
@@ -306,27 +353,35 @@ class Threads:
     ) -> Words:
         """A page of a thread, the newest messages first page, each page oldest first.
 
-        What the party has not been given yet is left out. The cursors stay good while more is said.
-        Raises `UsageError` for a cursor of another thread.
+        It has at most `limit` messages, and no more than there is room for. What the party has not
+        been given yet is left out. The cursors stay good while more is said. Raises `UsageError`
+        for a cursor of another thread.
         """
         size = min(max(limit or PAGE, 1), LONGEST_PAGE)
         place = _place(chat, cursor)
-        page = await self._store.thread_page(chat.id, size, place)
+        page = _fitting(await self._store.thread_page(chat.id, size, place), place)
         more = page.more if not place.after else place.row > 0
-        first = page.first if page.messages or not place.after else place.row + 1
+        first = page.rows[0] if page.rows else place.row + place.after
         return Words(
-            messages=tuple(one for one in page.messages if not _waits_for(party, one)),
+            messages=tuple(one for one in page.messages if not _waits_for(party, chat, one)),
             older=_cursor(chat, Place(first)) if more else None,
             newer=_cursor(chat, Place(_last_row(page, place), after=True)),
         )
 
     async def decide(
-        self, ask: Ask, outcome: AskOutcome, words: str | None, *, keep_open: bool = False
+        self,
+        ask: Ask,
+        outcome: AskOutcome,
+        words: str | None,
+        *,
+        keep_open: bool = False,
+        given: Sequence[str] = (),
     ) -> Ask:
         """The person decides a task that was made for them: completed, rejected, or answered.
 
-        An answer completes it, too, unless `keep_open`. All of it happens, or nothing. Returns the
-        ask. Raises `ConflictError` if it is closed.
+        An answer completes it, too, unless `keep_open`; it carries the files `given`. All of it
+        happens, or nothing. Returns the ask. Raises `ConflictError` if it is closed, and what `say`
+        raises.
         """
         if outcome is AskOutcome.ANSWERED:
             check_body(words or "")
@@ -338,7 +393,7 @@ class Threads:
             if outcome is not AskOutcome.ANSWERED:
                 await self.move(PERSON, task, after, words or "")
             else:
-                await self._say(PERSON, task, words or "")
+                await self._say(PERSON, task, words or "", given=given)
                 if not keep_open:
                     moved = await self._store.move_task(task, after, USER, USER)
                     await self._follow_with_ask(task, moved, PERSON, words or "", outcome)
@@ -378,6 +433,8 @@ class Threads:
         priority: Priority = Priority.NORMAL,
         key: str | None = None,
     ) -> Message:
+        if len(given) + len(contents) > MOST_FILES:
+            raise UsageError(f"A message carries at most {MOST_FILES} files.")
         files = [await self._attachments.record(one, chat, party.id) for one in contents]
         recipient, to = await self._recipient(party, chat)
         at = now()
@@ -415,9 +472,13 @@ class Threads:
             return chat.id, USER  # who asked is gone: it is kept where it was said
         return task_id, None
 
-    async def _check_reply(self, reply_to: str) -> None:
+    async def _check_reply(self, party: Party, reply_to: str) -> None:
+        """Raise `NotFoundError` for a message that is not there, or out of the party's reach."""
         try:
-            await self._store.message(reply_to)
+            message = await self._store.message(reply_to)
+            near = {task.id for task in await self.reach(party)}
+            if near.isdisjoint((message.task_id, message.thread)):
+                raise NotFoundError
         except NotFoundError as error:
             raise NotFoundError(f"There is no message {reply_to!r} to reply to.") from error
 
@@ -466,6 +527,21 @@ class Threads:
             f"Not sent: {BURST} {what} within a minute. Collect what you have to say in one "
             "message, and wait for the answer before you write again."
         )
+
+    async def _made_before(
+        self, party: Party, key: str | None, like: tuple[str, str, Assignee]
+    ) -> Task | None:
+        """The task that `party` made under this key. Raises `ConflictError` if that is another."""
+        earlier = await self._store.message_by_key(party.id, key) if key else None
+        if earlier is None:
+            return None
+        task = await self._store.task(earlier.thread)
+        if (task.title, task.body, task.assignee) != like or task.creator != party.id:
+            raise ConflictError(
+                f"The key {key!r} was used for something else in {task.name}; nothing was made. "
+                "Use a new key for a new task."
+            )
+        return task
 
     async def _free_name(self, workspace_id: str, title: str) -> str:
         taken = {t.name for t in await self._store.tasks() if t.workspace_id == workspace_id}
@@ -518,11 +594,12 @@ def _check_may_speak(party: Party, chat: Task) -> None:
         )
 
 
-def _waits_for(party: Party, message: Message) -> bool:
+def _waits_for(party: Party, chat: Task, message: Message) -> bool:
     """True for mail of this party that it has not been given: that comes by its own way."""
     if message.receipts.delivered_at is not None:
         return False
-    return party.id == (message.party or f"task:{message.task_id}")
+    held = message.party is None and message.task_id == chat.id and chat.holder == party.id
+    return held or party.id == (message.party or f"task:{message.task_id}")
 
 
 def _ask(task: Task) -> Ask:
@@ -552,9 +629,32 @@ def _slug(title: str) -> str:
 
 def _last_row(page: Page, place: Place) -> int:
     """The row after which comes what is newer than a page."""
-    if page.messages or place.after:
-        return page.last
+    if page.rows:
+        return page.rows[-1]
+    if place.after:
+        return place.row
     return 0 if place == Place() else place.row - 1
+
+
+def _fitting(page: Page, place: Place) -> Page:
+    """As much of a page as one result has room for, at least one message, next to its place."""
+    room, kept = PAGE_ROOM, 0
+    for message in page.messages if place.after else reversed(page.messages):
+        room -= _size(message)
+        if kept and room < 0:
+            break
+        kept += 1
+    if kept == len(page.messages):
+        return page
+    part = slice(kept) if place.after else slice(-kept, None)
+    return replace(page, messages=page.messages[part], rows=page.rows[part], more=True)
+
+
+def _size(message: Message) -> int:
+    """At most so many UTF-16 units a message has in JSON."""
+    said = [message.body, *(file.filename for file in message.attachments)]
+    text = json.dumps(said, ensure_ascii=False).encode("utf-16-le")
+    return len(text) // 2 + 500 * (1 + len(message.attachments))
 
 
 def _cursor(chat: Task, place: Place) -> str:

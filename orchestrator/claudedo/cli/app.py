@@ -40,6 +40,7 @@ from claudedo.cli import (
 from claudedo.cli.exits import Exit, status_of
 from claudedo.client import WorkerClient
 from claudedo.errors import ClaudedoError
+from claudedo.model import TaskStatus
 
 # The base of all errors that the parser finds; where it lives depends on the release of typer.
 _Misuse = typer.BadParameter.__mro__[1]
@@ -50,6 +51,12 @@ _WANTED = {
     "B": "Name two tasks",
     "ID|T": "Name an ask or a task",
     "NAME[@DIR][=PROMPT]": "Give the task a name",
+    "STATUS": f"Say how far it is ({', '.join(TaskStatus)})",
+    "WORDS": "Say what to look for",
+    "FILE-ID": "Name a file by its id",
+    "TOKEN": "Name a token",
+    "W": "Name a workspace",
+    "NEW-NAME": "Say what it is to be called",
 }
 # What is missing, by the metavar of the argument.
 
@@ -90,6 +97,10 @@ def _misuse(error: Any) -> str:
     wanted = _WANTED.get(getattr(getattr(error, "param", None), "metavar", None) or "")
     if wanted and sentence.startswith("Missing argument"):
         return f"{wanted}: see `{command} --help`."
+    if sentence.startswith("Missing command"):
+        verbs = ", ".join(error.ctx.command.list_commands(error.ctx))
+        return f"Say what to do ({verbs}): see `{command} --help`."
+    sentence = sentence.replace(": Value error, ", ": ")  # the parser's own name for it
     return f"{sentence}{'' if sentence.endswith(('.', '?')) else '.'} See `{command} --help`."
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from claudedo.cli import answers, ask_view, edited_input, options, render
 from claudedo.cli.exits import Exit, common, status_of
+from claudedo.cli.message import upload
 from claudedo.cli.start import read_text
 from claudedo.errors import (
     AmbiguousError,
@@ -18,7 +20,7 @@ from claudedo.errors import (
     RefusedError,
     UsageError,
 )
-from claudedo.model import AskKind
+from claudedo.model import USER, AskKind, Assignee
 
 if TYPE_CHECKING:
     from claudedo.client import WorkerClient
@@ -47,6 +49,8 @@ def asks(
     """
     client = options.worker()
     found = client.asks(workspace)
+    if not found:
+        options.check_workspace(client, workspace)
     if json_output:
         render.as_json(found)
     elif quiet:
@@ -135,6 +139,13 @@ def answer(
     keep_open: Annotated[
         bool, typer.Option("--keep-open", help="Of a task for you: say this, but it is not done.")
     ] = False,
+    attach: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Of a task for you: a file that goes with it; several are possible.",
+        ),
+    ] = None,
     workspace: options.InWorkspace = None,
 ) -> None:
     """Answer a question, say what a plan lacks, or answer and so complete a task for you.
@@ -149,11 +160,13 @@ def answer(
     ask = find_ask(client, target, workspace)
     if keep_open and ask["kind"] != AskKind.TASK:
         raise UsageError(f"--keep-open is for tasks; this is a {ask['kind']}.")
+    if attach and ask["kind"] != AskKind.TASK:
+        raise UsageError(f"--attach is for tasks; this is a {ask['kind']}.")
     decision = _answer(ask, text or []) | ({"keep_open": True} if keep_open else {})
+    if attach:
+        files = [file.expanduser() for file in attach]
+        decision["attachments"] = upload(client, ask["task"], files)
     decided = client.decide(ask["id"], decision)
-    if decided["outcome"] is None:
-        render.show(f"{render.line(ask['task_name'])}: told; it still waits for you")
-        return
     render.show(sentence(ask, decided))
 
 
@@ -182,6 +195,21 @@ def find_ask(client: WorkerClient, target: str, workspace: str | None) -> Ask:
     return _only(waiting, f"{ask_view.name(waiting[0])} has")
 
 
+def whole(client: WorkerClient, listed: Ask) -> Ask:
+    """An ask of the list with all that is known of it.
+
+    With the last words of its session (`said`); a task for the person with who made it (`asker`)
+    and the files that stand in its thread (`files`). Raises `NotFoundError` if it is gone.
+    """
+    shown = {**listed, **client.ask(listed["id"])}
+    if shown["kind"] != AskKind.TASK:
+        return shown
+    thread = client.thread(shown["task"])
+    theirs = [message for message in thread if message["sender"] != USER]
+    files = [file for message in theirs for file in message.get("attachments") or []]
+    return {**shown, "files": files, "asker": theirs[0]["sender_name"] if theirs else ""}
+
+
 def named(client: WorkerClient, found: Sequence[Ask]) -> list[Ask]:
     """The asks, each with the `name` of its task that means no other one wherever a person stands.
 
@@ -205,6 +233,10 @@ def _task(client: WorkerClient, target: str, workspace: str | None) -> dict[str,
 def _nothing_of(task: Mapping[str, Any], found: Sequence[Ask]) -> str:
     """Says that a task asks nothing, and which of the same name do."""
     others = [ask_view.name(ask) for ask in found if ask["task_name"] == task["name"]]
+    if not others and task["assignee"] == Assignee.HUMAN:
+        name = render.line(task["name"])
+        again = f"`claudedo status {name} ongoing` asks it again, `claudedo send {name}` says more"
+        return f"{name} waits for you no more: it is {task['status']}; {again}."
     if not others:
         return f"Nothing of {task['name']} waits for you."
     meant = ", ".join(dict.fromkeys(others))
@@ -255,6 +287,8 @@ def sentence(
     `given`: the input that the person made of it, which is then what is named.
     """
     name, outcome = render.line(ask_view.name(ask)), str(decided["outcome"])
+    if decided["outcome"] is None:
+        return f"{name}: told; it still waits for you"
     if ask["kind"] == AskKind.PLAN and outcome == "denied":
         outcome = "sent back"
     if given is not None:

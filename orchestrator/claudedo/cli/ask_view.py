@@ -58,6 +58,14 @@ def name(ask: Ask) -> str:
     return str(ask.get("name") or ask["task_name"])
 
 
+def session_of(ask: Ask) -> str | None:
+    """The task in whose session it is asked; None where none of ours asks."""
+    if ask["kind"] != AskKind.TASK:
+        return str(ask["task"])
+    kind, _, maker = str(ask.get("creator") or "").partition(":")
+    return maker if kind == "task" else None
+
+
 def title(ask: Ask) -> Cell:
     """The ask in one line."""
     return Cell(render.line(ask["title"]), "bold")
@@ -74,9 +82,11 @@ def heading(ask: Ask) -> list[Cell]:
 
 def head(ask: Ask, place: str = "") -> list[Cell]:
     """Where it stands (`place`, such as `2 of 5`), who asks, what kind it is, and its age."""
+    asker = render.line(ask.get("asker") or "")
     parts = [
         Cell(place, "dim"),
         Cell(render.line(name(ask)), "bold"),
+        Cell(f"{asker} asks" if asker else "", "dim"),
         Cell(f"agent {render.line(ask['agent'])}" if ask.get("agent") else "", "dim"),
         Cell(str(ask["kind"]), KIND_STYLES.get(ask["kind"], "bold")),
         Cell(render.age(ask["opened_at"]), "dim"),
@@ -99,8 +109,11 @@ def body(ask: Ask) -> list[Cell]:
     looks = render.DIFF_STYLES if ask.get("tool") in _EDITS else {}
     named = len(looks) and lines[0].startswith("--- ")  # a diff's first two lines name the file
     return [
-        Cell(f"{GUTTER}{text}", "dim" if named and number < 2 else looks.get(text[:1], ""))
-        for number, text in enumerate(lines)
+        *(
+            Cell(f"{GUTTER}{text}", "dim" if named and number < 2 else looks.get(text[:1], ""))
+            for number, text in enumerate(lines)
+        ),
+        *(Cell(render.file(file)) for file in ask.get("files") or ()),
     ]
 
 

@@ -49,7 +49,7 @@ def diff(
     Example: claudedo diff backend -- src
     """
     client = options.worker()
-    task = options.find(client, target, workspace)
+    task = options.find_place(client, target, workspace)
     found = client.changes(task["id"])
     what = [found["base"], *filter(None, [found["head"]]), "--", *options.rest(context)]
     looks = [*(["--stat"] if stat else []), *_looks()]
@@ -88,7 +88,7 @@ def execute(
     if not words or not words[0]:
         raise UsageError(f"Say what to run: claudedo exec {target} -- COMMAND.")
     client = options.worker()
-    task = options.find(client, target, workspace)
+    task = options.find_place(client, target, workspace)
     folder = task["worktree"]
     if not folder or not Path(folder).is_dir():
         raise NotFoundError(
@@ -129,7 +129,7 @@ def merge(
     """
     _check_words(squash=squash, commit=commit, message=message, pr=pr)
     client = options.worker()
-    task = options.find(client, target, workspace)
+    task = options.find_place(client, target, workspace)
     order = {"env": dict(os.environ), "into": into, "commit": commit, "message": message}
     if pr:
         _propose(client, task, order)

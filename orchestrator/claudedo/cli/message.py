@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tempfile
@@ -19,15 +20,24 @@ from claudedo.cli.start import read_text
 from claudedo.cli.task import BURST_SECONDS, latest
 from claudedo.errors import (
     ClaudedoError,
+    NotFoundError,
     RefusedError,
     TimedOutError,
     UnavailableError,
     UsageError,
 )
-from claudedo.model import Assignee, Priority, QueueStatus, Rung, SessionState, check_body
+from claudedo.model import (
+    MOST_FILES,
+    Assignee,
+    Priority,
+    QueueStatus,
+    Rung,
+    SessionState,
+    check_body,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from claudedo.client import WorkerClient
 
@@ -77,8 +87,12 @@ def send(
     body = _body(" ".join(text) if text else None, message_file)
     client = options.worker()
     task = options.find(client, target, workspace)
-    ids = [_upload(client, task["id"], file) for file in files]
+    ids = upload(client, task["id"], files)
     sent = _store(client, task["id"], body, priority, reply_to, ids)
+    if wait in (Rung.READ, Rung.ANSWERED) and str(task.get("holder")).startswith("token:"):
+        whose = f"{render.line(task['name'])} is worked on by a client with a token"
+        known = "no more is known than delivered, until it replies to the message by its id"
+        render.note(f"{whose}: of it {known}.")
     if wait is not Rung.STORED:
         sent = _wait(client, sent, wait, timeout, task["name"])
     if json_output:
@@ -97,6 +111,27 @@ def _body(text: str | None, file: str | None) -> str:
     if (text is None) == (file is None):
         raise UsageError("Say something: either TEXT or --message-file F (- is standard input).")
     return check_body(text if text is not None else read_text(str(file)))
+
+
+def upload(client: WorkerClient, task: str, files: Sequence[Path]) -> list[str]:
+    """Give files to the task `task`, for what is said next in its thread; returns their ids.
+
+    Raises `UsageError`, before anything is sent, for what is no file or cannot be read.
+    """
+    _check_files(files)
+    return [_upload(client, task, file) for file in files]
+
+
+def _check_files(files: Sequence[Path]) -> None:
+    """Raise `UsageError` before anything is sent if not all of them can be."""
+    if len(files) > MOST_FILES:
+        raise UsageError(f"A message carries at most {MOST_FILES} files.")
+    for file in files:
+        if file.exists() and not file.is_file():  # what is read without an end, or waits for one
+            raise UsageError(f"{file} is no file; --attach takes files only.")
+        if not os.access(file, os.R_OK):
+            why = "Permission denied" if file.exists() else "No such file or directory"
+            raise UsageError(f"{file} cannot be read: {why}.")
 
 
 def _upload(client: WorkerClient, task: str, file: Path) -> str:
@@ -174,8 +209,8 @@ def _say_if_absent(client: WorkerClient, task: dict[str, Any]) -> None:
     session = task["session"]
     if not task["supervised"] or (session and SessionState(session["state"]).live):
         return
-    if task.get("assignee") == Assignee.HUMAN:
-        return  # it goes to who asked
+    if task.get("assignee") == Assignee.HUMAN or task.get("holder"):
+        return  # it goes to who asked, or to who claimed it
     of_queue = [one for one in client.one_shots() if one["task"] == task["id"]]
     if of_queue:
         _say_of_one_shot(of_queue[0])
@@ -260,10 +295,14 @@ def search(
 
 @app.command(rich_help_panel="Messages")
 def attachment(
-    identity: Annotated[str, typer.Argument(metavar="ID", help="As `claudedo thread` shows it.")],
+    identity: Annotated[
+        str, typer.Argument(metavar="FILE-ID", help="As `claudedo thread` shows it.")
+    ],
     output: Annotated[
         str | None,
-        typer.Option("--output", "-o", metavar="F", help="Where to put it; - is standard output."),
+        typer.Option(
+            "--output", "-o", metavar="F", help="The file or folder for it; - is standard output."
+        ),
     ] = None,
 ) -> None:
     """Get a file that a message carries, under its own name here, or as -o says.
@@ -271,22 +310,27 @@ def attachment(
     Example: claudedo attachment f_01K0ABCDEF -o plan.pdf
     """
     client = options.worker()
-    folder = Path(options.here() if output in (None, "-") else output or "").expanduser()
     with tempfile.TemporaryFile() as content:
-        name = client.download(identity, content)
+        try:
+            name = client.download(identity, content)
+        except NotFoundError as error:
+            hint = "; `claudedo thread T` shows the ids."
+            raise NotFoundError(str(error).rstrip(".") + hint) from error
         content.seek(0)
         if output == "-":
             shutil.copyfileobj(content, sys.stdout.buffer)
             return
-        # Never hidden, and never over another file: the name is somebody else's choice.
-        place = folder if output else folder / (name.lstrip(".") or "attachment")
+        place = Path(options.here() if output is None else output).expanduser()
+        named = not place.is_dir()
+        if not named:  # Never hidden, never over another file: the name is somebody else's choice.
+            place /= name.lstrip(".") or "attachment"
         try:
-            with place.open("wb" if output else "xb") as kept:
+            with place.open("wb" if named else "xb") as kept:
                 shutil.copyfileobj(content, kept)
         except FileExistsError as error:
-            raise RefusedError(
-                f"There is a {place.name} here already; say where with -o."
-            ) from error
+            where = "here" if output is None else f"in {output}"
+            taken = f"There is a '{render.line(place.name)}' {where} already; say where with -o."
+            raise RefusedError(taken) from error
         except OSError as error:
             raise ClaudedoError(f"{place} cannot be written: {error.strerror}.") from error
     render.show(str(place))
@@ -328,6 +372,5 @@ def _print(message: dict[str, Any], mark: _Mark) -> None:
     for text in render.neutral(message["body"]).split("\n"):
         render.show(f"  │ {text}")
     for file in message.get("attachments") or []:
-        name, kind = render.line(file["filename"]), render.line(file["mimeType"])
-        render.show(f"  + {name}  {render.size(file['size'])}  {kind}  {file['id']}")
+        render.show(render.file(file))
     render.show(f"  {rungs}", "dim")

@@ -16,6 +16,7 @@ from claudedo import settings
 from claudedo.cli import render
 from claudedo.client import WorkerClient
 from claudedo.errors import NotFoundError, UsageError
+from claudedo.model import Assignee
 
 Target = Annotated[
     str,
@@ -178,6 +179,44 @@ def find(client: WorkerClient, target: str, workspace: str | None) -> dict[str, 
         if not alike:
             raise
         raise NotFoundError(f"{error} Did you mean {' or '.join(alike)}?") from error
+
+
+def find_workspace(client: WorkerClient, named: str) -> dict[str, Any]:
+    """The workspace with this name or id; raises `NotFoundError` listing those that there are."""
+    found = client.workspaces()
+    for workspace in found:
+        if named in (workspace["id"], workspace["name"]):
+            return workspace
+    known = ", ".join(workspace["name"] for workspace in found) or "none yet"
+    raise NotFoundError(f"There is no workspace {named!r}; there are: {known}.")
+
+
+def check_workspace(client: WorkerClient, named: str | None) -> None:
+    """Raise `NotFoundError` if a workspace is named that there is not."""
+    if named is not None:
+        find_workspace(client, named)
+
+
+def find_place(client: WorkerClient, target: str, workspace: str | None) -> dict[str, Any]:
+    """The task that `target` names, which has a session or a folder, or had one.
+
+    Raises like `find`, and `NotFoundError` with what to do for a task that never had either.
+    """
+    task = find(client, target, workspace)
+    if task["session"] or task["worktree"]:
+        return task
+    name = render.line(task["name"])
+    if task["assignee"] == Assignee.HUMAN:
+        raise NotFoundError(
+            f"{name} is a task for you, without a session and a folder: "
+            f"`claudedo thread {name}` shows it, `claudedo answer {name}` answers."
+        )
+    if task.get("holder"):
+        raise NotFoundError(
+            f"{name} has no session and no folder of its own: it was claimed by who works on it. "
+            f"`claudedo thread {name}` shows what was said."
+        )
+    raise NotFoundError(f"{name} was never started: `claudedo start {name}` makes its folder.")
 
 
 def _alike(client: WorkerClient, target: str, workspace: str | None) -> list[str]:

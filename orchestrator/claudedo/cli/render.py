@@ -15,7 +15,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -201,17 +201,19 @@ def shortened(
 ) -> list[list[Cell]]:
     """The rows with `columns` so short that each row is one line of this terminal, if it can be.
 
-    The widest one gives first; none becomes narrower than its head, or than a few words.
+    The widest one gives first. None becomes narrower than its head, and none narrower than a
+    few words as long as another can give.
     """
     from rich.cells import cell_len, set_cell_size
 
     lines = [[line(cell.text) for cell in row] for row in rows]
     widths = [max(map(cell_len, texts)) for texts in zip(heads, *lines, strict=True)]
-    least = [max(len(head), _NARROWEST) for head in heads]
     excess = sum(widths) + _GAP * len(widths) - console().width
-    while excess > 0 and (wide := [one for one in columns if widths[one] > least[one]]):
-        widths[max(wide, key=lambda one: widths[one])] -= 1
-        excess -= 1
+    for narrowest in (_NARROWEST, 0):
+        least = [max(len(head), narrowest) for head in heads]
+        while excess > 0 and (wide := [one for one in columns if widths[one] > least[one]]):
+            widths[max(wide, key=lambda one: widths[one])] -= 1
+            excess -= 1
     return [
         [
             Cell(set_cell_size(text, width - 1).rstrip() + "…", cell.style)
@@ -285,6 +287,12 @@ def size(count: int) -> str:
     if count < 1000:
         return f"{count} B"
     return f"{count / 1e3:.1f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"
+
+
+def file(carried: Mapping[str, Any]) -> str:
+    """A file that a message carries, in one line: `  + plan.pdf  12.3 kB  application/pdf  f_…`."""
+    name, kind = line(carried["filename"]), line(carried["mimeType"])
+    return f"  + {name}  {size(carried['size'])}  {kind}  {carried['id']}"
 
 
 def clock(text: str) -> str:

@@ -55,6 +55,8 @@ def ls(
             render.show(task["id"])
         return
     tasks = options.everything(client, workspace)
+    if not tasks:
+        options.check_workspace(client, workspace)
     if json_output:
         render.as_json(tasks)
     elif tasks:
@@ -91,15 +93,19 @@ def _row(task: dict[str, Any], several_workspaces: bool) -> list[render.Cell]:
 
 def _why(task: dict[str, Any], session: dict[str, Any]) -> str:
     """What the session waits for, or why it does not go on."""
-    return refusal.words(task) or session.get("waiting_for") or session.get("reason") or ""
+    words = refusal.words(task) or session.get("waiting_for") or session.get("reason")
+    if words or not session or task["status"] in (TaskStatus.NOTSTARTED, TaskStatus.ONGOING):
+        return words or ""
+    return f"its task is {task['status']}"
 
 
 def _state(task: dict[str, Any]) -> str:
     """What the session does, or how far a task is that has none."""
     if task["session"]:
         return str(task["session"]["state"])
-    if TaskStatus(task["status"]).over or task.get("holder"):
-        return str(task["status"])
+    status = TaskStatus(task["status"])
+    if status.over or task.get("holder"):
+        return "claimed" if status is TaskStatus.NOTSTARTED else str(status)
     human = task["assignee"] == Assignee.HUMAN
     return render.WAITING_FOR_YOU if human else "not started"
 
@@ -154,6 +160,7 @@ def show(
     if json_output:
         render.as_json({**task, "history": history})
         return
+    task = {**task, **{role: _party(client, task.get(role)) for role in ("creator", "holder")}}
     facts = [(label, text) for label, value in _facts(task) if (text := _said(label, value))]
     width = max(len(label) for label, _ in facts) + 2
     for label, text in facts:
@@ -161,6 +168,18 @@ def show(
     for move in history:
         moved = f"{move['before']} → {move['after']} by {render.line(move['name'])}"
         render.show(f"{'moved':<{width}}{render.clock(move['at'])}  {moved}")
+
+
+def _party(client: WorkerClient, party: str | None) -> str | None:
+    """Who made a task, or has it, by name."""
+    kind, _, identity = (party or "").partition(":")
+    if kind == "task":
+        found = next((one for one in client.tasks() if one["id"] == identity), None)
+        return str(found["name"]) if found else "a task that is removed"
+    if kind == "token":
+        found = next((one for one in client.tokens() if one["id"] == identity), None)
+        return f"the client {found['name']}" if found else "a client whose token is removed"
+    return party
 
 
 def _facts(task: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -199,11 +218,13 @@ def status(
     ],
     words: Annotated[
         str | None,
-        typer.Option("--message", "-m", metavar="WORDS", help="What who works on it is told."),
+        typer.Option(
+            "--message", "-m", metavar="WORDS", help="Words for who works on it, or asked."
+        ),
     ] = None,
     workspace: options.InWorkspace = None,
 ) -> None:
-    """Say how far a task is. Its session goes on; `claudedo show` has the history.
+    """Set how far a task is. Its session goes on; `claudedo show` tells, with the history.
 
     Example: claudedo status backend completed
     """
@@ -219,7 +240,7 @@ def path(target: options.Target, workspace: options.InWorkspace = None) -> None:
 
     Example: cd "$(claudedo path backend)"
     """
-    task = options.find(options.worker(), target, workspace)
+    task = options.find_place(options.worker(), target, workspace)
     if not task["worktree"]:
         raise NotFoundError(f"{task['name']} has no folder yet; it gets one when it begins.")
     render.raw(task["worktree"])

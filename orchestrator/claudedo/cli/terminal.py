@@ -39,7 +39,7 @@ def attach(
     if not (sys.stdin.isatty() and render.out_is_terminal()):
         raise UsageError("attach needs a terminal; `claudedo logs` works without one.")
     client = options.worker()
-    task = options.find(client, target, workspace)
+    task = options.find_place(client, target, workspace)
     show_terminal(client, task["id"], read_only=read_only, detach_keys=detach_keys)
 
 
@@ -69,7 +69,7 @@ def logs(
     Example: claudedo logs backend -f
     """
     client = options.worker()
-    task = options.find(client, target, workspace)["id"]
+    task = options.find_place(client, target, workspace)["id"]
     if json_output and not follow:
         render.as_json([said for page in pages(client, task) for said in page])
         return

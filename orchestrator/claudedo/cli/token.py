@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -9,7 +10,7 @@ import typer
 
 from claudedo.cli import options, render
 from claudedo.client import WorkerClient
-from claudedo.errors import AmbiguousError, NotFoundError, UsageError
+from claudedo.errors import AmbiguousError, ConflictError, NotFoundError, UsageError
 
 app = typer.Typer(
     help="Let other Claude sessions and MCP clients in, each with a token of its own."
@@ -19,7 +20,7 @@ SERVER = "claudedo"
 DAYS = 30
 
 Id = Annotated[
-    str, typer.Argument(metavar="ID", help="A token: its name, its id or the beginning of it.")
+    str, typer.Argument(metavar="TOKEN", help="A token: its name, its id or the beginning of it.")
 ]
 Days = Annotated[int, typer.Option("--days", metavar="D", help="How long it is good.")]
 AsConfiguration = Annotated[
@@ -58,7 +59,10 @@ def ls(workspace: options.InWorkspace = None, json_output: options.AsJson = Fals
 
     Example: claudedo token ls
     """
-    found = options.worker().tokens(workspace)
+    client = options.worker()
+    found = client.tokens(workspace)
+    if not found:
+        options.check_workspace(client, workspace)
     if json_output:
         render.as_json(found)
         return
@@ -74,6 +78,7 @@ def rotate(
     days: Days = DAYS,
     mcp_json: AsConfiguration = False,
     sse: AsSse = False,
+    workspace: options.InWorkspace = None,
     json_output: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -83,18 +88,18 @@ def rotate(
     """
     _check(sse, mcp_json)
     client = options.worker()
-    told = client.rotate_token(_find(client, token)["id"], days)
+    told = client.rotate_token(_find(client, token, workspace)["id"], days)
     _show(told, mcp_json, sse, json_output, quiet)
 
 
 @app.command()
-def revoke(token: Id) -> None:
+def revoke(token: Id, workspace: options.InWorkspace = None) -> None:
     """Make a token worthless for good. Who is connected with it is cut off at once.
 
     Example: claudedo token revoke laptop
     """
     client = options.worker()
-    revoked = client.revoke_token(_find(client, token)["id"])
+    revoked = client.revoke_token(_find(client, token, workspace)["id"])
     render.show(f"{render.line(revoked['name'])} ({revoked['id']}) is revoked.")
 
 
@@ -155,9 +160,9 @@ def _state(token: Mapping[str, Any]) -> str:
     return f"until {_day(token)}" if token["valid"] else "expired"
 
 
-def _find(client: WorkerClient, target: str) -> dict[str, Any]:
+def _find(client: WorkerClient, target: str, workspace: str | None) -> dict[str, Any]:
     """The token that is meant: a valid one's name, an id, or the beginning of one."""
-    found = client.tokens()
+    found = client.tokens(workspace)
     ways = (
         [one for one in found if one["id"] == target],
         [one for one in found if one["name"] == target and not one["revoked_at"]],
@@ -165,8 +170,15 @@ def _find(client: WorkerClient, target: str) -> dict[str, Any]:
     )
     for chosen in ways:
         if len(chosen) > 1:
-            ids = "".join(f"\n  {one['id']}  {render.line(one['name'])}" for one in chosen)
+            ids = "".join(f"\n  {one['id']}  {_full_name(one)}" for one in chosen)
             raise AmbiguousError(f"{target!r} could be several tokens; name one by its id:{ids}")
         if chosen:
             return chosen[0]
+    if any(one["name"] == target for one in found):
+        again = f"`claudedo token create --name {shlex.quote(target)}` makes another"
+        raise ConflictError(f"{render.line(target)} is revoked; {again}.")
     raise NotFoundError(f"There is no token {target!r}; `claudedo token ls` lists them.")
+
+
+def _full_name(token: Mapping[str, Any]) -> str:
+    return f"{token['workspace']}/{render.line(token['name'])}"

@@ -81,7 +81,8 @@ class Triage:
                 if not found:
                     self._wait()
                     continue
-                head, shown = self._head(found), self._whole(found[0])
+                shown = self._whole(found[0])
+                head = self._head(shown, len(found))
                 if shown["closed_at"] is None:
                     _Card(self._client, self._keyboard, shown, head).run()
                 self._passed.add(shown["id"])
@@ -94,15 +95,14 @@ class Triage:
         found = self._client.asks(self._workspace)
         return ask.named(self._client, [one for one in found if one["id"] not in self._passed])
 
-    def _head(self, found: list[dict[str, Any]]) -> list[render.Cell]:
-        """The head of the first of `found`."""
+    def _head(self, shown: dict[str, Any], left: int) -> list[render.Cell]:
+        """The head of the first of the asks that are `left`."""
         self._seen += 1
-        place = f"{self._seen} of {self._seen + len(found) - 1}"
-        return ask_view.head(found[0], place)
+        return ask_view.head(shown, f"{self._seen} of {self._seen + left - 1}")
 
     def _whole(self, listed: dict[str, Any]) -> dict[str, Any]:
         try:
-            return {**listed, **self._client.ask(listed["id"])}
+            return ask.whole(self._client, listed)
         except NotFoundError:  # removed with its task since it was listed
             return {**listed, "closed_at": listed["opened_at"]}
 
@@ -240,9 +240,12 @@ class _Card:
             keys["e"] = ("change it in your editor; then y allows it", "[e]dit", self._edit)
         else:
             keys["t"] = (_TEXTS[kind], "[t]ext", self._text)
+        if kind == AskKind.TASK:
+            keys["k"] = ("say something, and keep it open", "[k]eep open", self._reply)
         keys["d"] = ("refuse it, with a reason if you like", "[d]eny", self._deny)
         keys["s"] = ("leave it for later", "[s]kip", self._skip)
-        keys["o"] = ("open the session's terminal; Ctrl-] comes back", "[o]pen", self._attach)
+        if ask_view.session_of(self._ask):
+            keys["o"] = ("open the session's terminal; Ctrl-] comes back", "[o]pen", self._attach)
         if self._cut:
             keys["v"] = ("show all of it", "[v]iew", self._view)
         keys["q"] = ("leave what is left for later", "[q]uit", self._quit)
@@ -268,7 +271,7 @@ class _Card:
 
     def _decide(self, decision: Mapping[str, Any]) -> None:
         decided = self._client.decide(self._ask["id"], dict(decision))
-        self._done = True
+        self._done = decided["outcome"] is not None
         render.show(ask.sentence(self._ask, decided, decision.get("input")), "green")
 
     def _allow(self, **more: Any) -> None:
@@ -310,6 +313,11 @@ class _Card:
         else:
             self._decide({"decision": "answer", "text": words})
 
+    def _reply(self) -> None:
+        words = self._line("Your words; the task stays open. Ctrl-C: not yet.")
+        if words and words.strip():
+            self._decide({"decision": "answer", "text": words, "keep_open": True})
+
     def _choose(self, question: ask_view.Question, key: str) -> None:
         """Take the choice with the number `key`, or mark it where several can be taken."""
         if key in "\r\n":
@@ -345,7 +353,7 @@ class _Card:
 
         with self._keyboard.released():
             try:
-                show_terminal(self._client, self._ask["task"])
+                show_terminal(self._client, str(ask_view.session_of(self._ask)))
             except typer.Exit:
                 render.note("The session has ended.")
         if what := self._elsewhere():
@@ -391,7 +399,7 @@ _ALLOWS = {
 _TEXTS = {
     AskKind.QUESTION: "answer in your own words",
     AskKind.PLAN: "say what the plan lacks",
-    AskKind.TASK: "reply",
+    AskKind.TASK: "answer it, which completes it",
 }
 
 

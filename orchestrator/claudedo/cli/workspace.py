@@ -8,8 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from claudedo.cli import options, render
-from claudedo.client import WorkerClient
-from claudedo.errors import NotFoundError, RefusedError
+from claudedo.errors import RefusedError
 
 app = typer.Typer(
     help="Workspaces: one for each repository, with its tasks, their threads and its tokens."
@@ -41,14 +40,14 @@ def ls(json_output: options.AsJson = False, quiet: options.Quiet = False) -> Non
 @app.command()
 def rename(
     workspace: Named,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What it is to be called.")],
+    name: Annotated[str, typer.Argument(metavar="NEW-NAME", help="What it is to be called.")],
 ) -> None:
     """Give a workspace another name. Its id, its tasks and its tokens stay as they are.
 
     Example: claudedo workspace rename shop market
     """
     client = options.worker()
-    before = _find(client, workspace)
+    before = options.find_workspace(client, workspace)
     after = client.rename_workspace(before["id"], name)
     render.show(f"{before['name']} is now {after['name']}")
 
@@ -69,7 +68,7 @@ def rm(
     Example: claudedo workspace rm shop
     """
     client = options.worker()
-    found = _find(client, workspace)
+    found = options.find_workspace(client, workspace)
     tasks = client.tasks(found["name"])
     if not yes:
         _announce(found, tasks, client.tokens(found["name"]))
@@ -118,12 +117,3 @@ def _row(workspace: Mapping[str, Any]) -> list[render.Cell]:
         render.Cell(render.line(workspace["root"])),
         render.Cell(workspace["id"], "dim"),
     ]
-
-
-def _find(client: WorkerClient, named: str) -> dict[str, Any]:
-    found = client.workspaces()
-    for workspace in found:
-        if named in (workspace["id"], workspace["name"]):
-            return workspace
-    known = ", ".join(workspace["name"] for workspace in found) or "none yet"
-    raise NotFoundError(f"There is no workspace {named!r}; there are: {known}.")

@@ -398,6 +398,8 @@ class FakeWorker:
         if verb:
             if self.asks[identity]["closed_at"]:
                 return 409, problem_of("conflict", "It was allowed at its terminal already.", 409)
+            if body.get("keep_open"):
+                return 200, self.asks[identity]
             outcome = {"allow": "allowed", "deny": "denied", "answer": "answered"}
             self.close(identity, outcome[body["decision"]], "user")
         return 200, self.asks[identity]

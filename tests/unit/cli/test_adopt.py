@@ -28,6 +28,7 @@ def test_ls_lists_the_sessions_that_are_not_ours_behind_the_tasks(
     assert listed[1]["session"]["pid"] == 815
     assert worker.requests("GET", "/api/foreign") == [{"config_dir": "/conf"}]
     assert "sub-6f (not ours)" in run("ls").stdout
+    worker.workspaces.append({"id": "w_2", "name": "mill"})
     assert run("ls", "-w", "mill").stderr == "No tasks in the workspace mill.\n"
 
 

@@ -80,7 +80,14 @@ def test_the_version_is_printed(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
         (["thread", "a", "b"], "unexpected extra argument"),
         (["send", "a", "b", "--wait", "seen"], "--wait"),
         (["send", "a", "b", "--timeout", "soon"], "--timeout"),
-        (["worker"], "Missing command"),
+        (["worker"], "Say what to do (run, start, stop, status): see `claudedo worker --help`."),
+        (["status", "a"], "Say how far it is (notstarted, ongoing, blocked, completed, rejected)"),
+        (["status", "a", "done"], "Invalid value for 'STATUS': 'done' is not one of"),
+        (["workspace", "rename"], "Name a workspace: see `claudedo workspace rename --help`."),
+        (["workspace", "rename", "a"], "Say what it is to be called: see"),
+        (["token", "revoke"], "Name a token: see `claudedo token revoke --help`."),
+        (["attachment"], "Name a file by its id: see"),
+        (["search"], "Say what to look for: see"),
     ],
 )
 def test_a_wrong_command_line_is_one_line_and_status_2(

@@ -553,3 +553,24 @@ def test_next_needs_a_terminal(run: Run, worker: FakeWorker) -> None:
 
     assert answer.exit_code == 2
     assert "claudedo asks" in answer.stderr
+
+
+def test_a_task_that_was_decided_says_so_and_what_can_be_done(run: Run, worker: FakeWorker) -> None:
+    worker.add(task("may-i", None, assignee="human", status="completed"))
+
+    answer = run("answer", "may-i", "yes")
+
+    assert answer.exit_code == 4
+    assert "may-i waits for you no more: it is completed" in answer.stderr
+    assert "`claudedo status may-i ongoing` asks it again" in answer.stderr
+
+
+def test_an_answer_can_leave_a_task_open(run: Run, worker: FakeWorker) -> None:
+    worker.wait_in(ask("k_1", "x", "may-i", kind="task", title="May I?", tool=None))
+
+    answer = run("answer", "may-i", "Which", "one?", "--keep-open")
+
+    assert answer.stdout == "may-i: told; it still waits for you\n"
+    assert worker.decided("k_1") == [
+        {"decision": "answer", "text": "Which one?", "keep_open": True}
+    ]

@@ -681,3 +681,27 @@ async def test_messages_of_others_do_not_disturb_the_one_that_is_followed(
         worker.say("t_BACKEND", message("m_9", "hello"))
         await driver.sees("backend")
         assert driver.said == ""
+
+
+async def test_a_task_for_the_person_is_rejected_not_denied_and_shows_what_came_with_it(
+    worker: FakeWorker, opened: Open
+) -> None:
+    made = {"kind": "task", "title": "Which?", "body": "Say which.", "tool": None, "said": None}
+    worker.wait_in(ask("k_1", "x", "which", creator="token:tok_1", **made))
+    plan = {"id": "f_1", "filename": "plan.md", "mimeType": "text/plain", "size": 5}
+    asked = message("m_1", "Say which.", sender="token:tok_1", sender_name="laptop")
+    worker.threads["t_WHICH"] = [asked | {"attachments": [plan]}]
+    async with opened() as driver:
+        await driver.press("a")
+        await driver.hears("no session of ours")
+        await driver.press("enter")
+        await driver.sees("+ plan.md  5 B  text/plain  f_1")
+        await driver.sees("laptop asks")
+        await driver.press("w")
+        await driver.sees("This completes it")
+        await driver.press("escape")
+        await driver.press("n")
+        await driver.sees("Reject: Which?")
+        await driver.press("enter")
+        await driver.hears("which was denied through claudedo")
+        assert worker.decided("k_1") == [{"decision": "deny"}]

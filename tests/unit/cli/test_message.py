@@ -294,3 +294,25 @@ def test_a_followed_thread_shows_new_messages_and_new_rungs(worker: FakeWorker) 
     assert first[1] == "  │ first\n"
     assert changed == "  ↳ m_1: stored ✓ offered ✓ delivered - read - answered -\n"
     assert second[1] == "  │ second\n"
+
+
+@pytest.mark.parametrize(
+    ("holder", "rung", "noted"),
+    [
+        ("task:t_FRONTEND", "stored", ""),
+        ("token:tok_1", "stored", ""),
+        ("token:tok_1", "delivered", ""),
+        ("token:tok_1", "read", "worked on by a client with a token: of it no more is known"),
+    ],
+)
+def test_a_message_to_a_claimed_task_goes_to_who_has_it(
+    run: Run, worker: FakeWorker, holder: str, rung: str, noted: str
+) -> None:
+    worker.add(task("backend", None, holder=holder))
+    worker.reaches = {"offered_at": LATER, "delivered_at": LATER, "read_at": None}
+
+    answer = run("send", "backend", "x", "--wait", rung, "--timeout", "0.2")
+
+    assert "does not run" not in answer.stderr
+    assert noted in answer.stderr
+    assert ("no more is known" in answer.stderr) == bool(noted)

@@ -82,3 +82,26 @@ def test_the_ladder_shows_each_rung_and_the_path() -> None:
     )
     assert render.rung_reached(reached) == "delivered"
     assert render.rung_reached(receipts()) == "stored"
+
+
+def test_a_row_is_one_line_of_80_columns_also_with_a_task_for_the_person(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    heads = ("NAME", "STATE", "WAITING FOR", "SINCE", "UNREAD", "PEERS", "BRANCH")
+    rows = [
+        [render.Cell(text) for text in row]
+        for row in (
+            ("backend", "idle", "", "13s", "", "frontend, docs", "claudedo/backend"),
+            ("which-database", "waiting for you", "", "", "", "", ""),
+        )
+    ]
+
+    cut = render.shortened(heads, rows, (2, 5, 6))
+
+    widths = [
+        max(len(head), *(len(row[column].text) for row in cut)) for column, head in enumerate(heads)
+    ]
+    assert sum(widths) + 2 * len(widths) <= 80
+    assert cut[1][0].text == "which-database"
+    assert cut[1][1].text == "waiting for you"

@@ -40,6 +40,7 @@ def test_ls_of_nothing_says_what_to_do(run: Run, worker: FakeWorker) -> None:
 
     assert (answer.exit_code, answer.stdout) == (0, "")
     assert "claudedo start" in answer.stderr
+    worker.workspaces.append({"id": "w_2", "name": "mill"})
     assert run("ls", "-w", "mill").stderr == "No tasks in the workspace mill.\n"
 
 
@@ -366,3 +367,60 @@ def test_a_slip_of_a_name_is_answered_with_the_one_that_was_meant(
     assert answer.exit_code == 4
     assert "Did you mean backend?" in answer.stderr
     assert "Did you mean" not in run(command, "zzz", *(["x"] if command == "send" else [])).stderr
+
+
+@pytest.mark.parametrize(
+    ("task_", "words"),
+    [
+        (task("a", None, worktree=None, assignee="human"), "is a task for you, without a session"),
+        (task("a", None, worktree=None, holder="token:tok_1"), "it was claimed by who works on it"),
+        (task("a", None, worktree=None, status="notstarted"), "`claudedo start a` makes its"),
+    ],
+    ids=["for the person", "claimed", "not started"],
+)
+@pytest.mark.parametrize("command", ["path", "logs", "diff", "exec", "merge"])
+def test_what_needs_a_session_or_its_folder_says_why_a_task_has_none(
+    run: Run, worker: FakeWorker, command: str, task_: dict[str, Any], words: str
+) -> None:
+    worker.add(task_)
+
+    answer = run(command, "a", *(["--", "true"] if command == "exec" else []))
+
+    assert (answer.exit_code, answer.stdout) == (4, "")
+    assert words in answer.stderr
+
+
+def test_ls_says_what_is_claimed_and_what_is_no_longer_worked_on(
+    run: Run, worker: FakeWorker
+) -> None:
+    worker.add(
+        task("a", None, status="notstarted", holder="task:t_B", worktree=None),
+        task("b", status="blocked"),
+        task("c", status="ongoing"),
+    )
+
+    first, second, third = run("ls").stdout.splitlines()[1:]
+
+    assert first.split()[:3] == ["a", "claimed", "-"]
+    assert "its task is blocked" in second
+    assert "its task" not in third
+
+
+def test_show_names_who_made_a_task_and_who_has_it(run: Run, worker: FakeWorker) -> None:
+    worker.tokens.append({"id": "tok_1", "name": "laptop", "workspace": "shop"})
+    worker.add(task("a", None, creator="task:t_B", holder="token:tok_1"), task("b"))
+    worker.add(task("c", creator="user"), task("d", creator="task:t_GONE", holder="token:tok_9"))
+
+    a, c, d = (run("show", name).stdout.splitlines() for name in "acd")
+
+    said = [line.split(maxsplit=1) for line in (*a, *c, *d)]
+    assert [text for label, text in said if label == "creator"] == [
+        "b",
+        "user",
+        "a task that is removed",
+    ]
+    assert [text for label, text in said if label == "holder"] == [
+        "the client laptop",
+        "a client whose token is removed",
+    ]
+    assert json.loads(run("show", "a", "--json").stdout)["creator"] == "task:t_B"

@@ -17,7 +17,7 @@ import pexpect
 import pytest
 
 from claudedo_worker.terminal import screen
-from tests.unit.cli.fake_worker import FakeWorker, ask, problem_of
+from tests.unit.cli.fake_worker import FakeWorker, ask, message, problem_of
 from tests.unit.cli.test_ask import DATABASE, MAKE_RULE, PARTS, plan, question, three_alike
 
 SECONDS = 30
@@ -424,3 +424,35 @@ def test_the_prompt_fits_80_columns(worker: FakeWorker, sit_down: Any) -> None:
     shown = screen(person.seen.encode(), 24, 80).text.rstrip().split("\n")
     assert shown[-1].startswith("[a]llow  [A]lways  [e]dit") and shown[-1].endswith("[?] >")
     assert "1 of 1" in "\n".join(shown)
+
+
+def test_a_task_for_the_person_says_who_asks_and_what_came_with_it_and_can_stay_open(
+    worker: FakeWorker, sit_down: Any
+) -> None:
+    made = {"kind": "task", "title": "Which one?", "body": "Say which.", "tool": None, "said": None}
+    worker.wait_in(ask("k_1", "x", "which-one", creator="task:t_BACKEND", **made))
+    plan = {"id": "f_1", "filename": "plan\x1b.md", "mimeType": "text/plain", "size": 5}
+    worker.threads["t_WHICH-ONE"] = [
+        message("m_1", "Say which.", sender="task:t_BACKEND", sender_name="backend")
+        | {"attachments": [plan]}
+    ]
+    person = sit_down()
+
+    card = person.card()
+    assert "1 of 1 · which-one · backend asks · task" in card
+    assert "  │ Say which.\r\n  + plan\\x1b.md  5 B  text/plain  f_1\r\n" in card
+    assert "[k]eep open" in card
+    person.press("k")
+    person.see("> ")
+    person.press("Of what?\r")
+    person.see("which-one: told; it still waits for you")
+    person.see(PROMPT)
+    person.press("t")
+    person.see("> ")
+    person.press("The first\r")
+    person.see("which-one: answered: Which one")
+    person.end()
+    assert worker.decided("k_1") == [
+        {"decision": "answer", "text": "Of what?", "keep_open": True},
+        {"decision": "answer", "text": "The first"},
+    ]

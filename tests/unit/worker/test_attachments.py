@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from claudedo.errors import TooLargeError, UsageError
-from claudedo.model import USER, Attachment, Task
-from claudedo_worker.attachments import LONGEST_NAME, MOST, Attachments, check_filename, check_type
+from claudedo.model import MOST_FILES, USER, Attachment, Task
+from claudedo_worker.attachments import LONGEST_NAME, Attachments, check_filename, check_type
 from claudedo_worker.database import Database
 from claudedo_worker.store import Store
 from tests.support import services
@@ -131,10 +131,10 @@ async def test_of_several_files_none_is_kept_if_one_is_bad(shelf: Shelf, given: 
 
 async def test_a_message_carries_so_many_files_at_most(shelf: Shelf) -> None:
     good = {"filename": "good.txt", "data": ""}
-    async with shelf.files.keep_encoded([good] * MOST) as contents:
-        assert len(contents) == MOST
+    async with shelf.files.keep_encoded([good] * MOST_FILES) as contents:
+        assert len(contents) == MOST_FILES
     with pytest.raises(UsageError, match="at most 20"):
-        async with shelf.files.keep_encoded([good] * (MOST + 1)):
+        async with shelf.files.keep_encoded([good] * (MOST_FILES + 1)):
             raise AssertionError("it was kept")
 
 

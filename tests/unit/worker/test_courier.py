@@ -14,6 +14,7 @@ import pytest
 
 from claudedo.errors import UsageError
 from claudedo.model import (
+    MOST_FILES,
     Assignee,
     Attachment,
     FailureKind,
@@ -23,7 +24,7 @@ from claudedo.model import (
     new_id,
 )
 from claudedo_worker import mcp_server, receipts
-from claudedo_worker.attachments import LONGEST_NAME, MOST
+from claudedo_worker.attachments import LONGEST_NAME
 from claudedo_worker.courier import NUDGE_AGAIN, QUEUE_STALE, SETTLE, WAITER_DUE
 from claudedo_worker.envelope import ATTEMPT
 from claudedo_worker.failures import FIRST_PAUSE, PAUSES, SPACING, SPREAD, TRIES
@@ -348,7 +349,7 @@ async def test_largest_body_that_may_be_sent_fits_into_one_fetch(
         party="user",
         created_at="",
     )
-    message = replace(message, attachments=(file,) * MOST)
+    message = replace(message, attachments=(file,) * MOST_FILES)
     result = {"messages": [mcp_server.message_json(message)], "pending": 1_000_000}
     text = json.dumps(result, ensure_ascii=False)
     assert len(text.encode("utf-16-le")) // 2 <= INBOX_LIMIT

@@ -14,13 +14,17 @@ from pathlib import Path
 import pytest
 
 from claudedo.errors import ClaudedoError, ConflictError, StorageError, UsageError
+from claudedo.model import USER, Move, Task, TaskStatus
 from claudedo_worker import database as module
 from claudedo_worker.database import Database
 from claudedo_worker.store import Store
+from claudedo_worker.threads import PERSON, Threads, session_of
+from tests.support import services
 
 pytestmark = pytest.mark.anyio
 
 V1 = Path(__file__).parents[2] / "data" / "v1.sqlite3"
+V3 = V1.with_name("v3.sqlite3")
 
 
 @pytest.fixture
@@ -316,3 +320,37 @@ async def test_data_of_the_first_version_is_there_after_every_migration(file: Pa
         assert plain.execute("PRAGMA user_version").fetchone()[0] == len(module._migrations())
     plain.close()
     await database.close()
+
+
+async def test_what_was_said_before_threads_came_goes_on_in_them(file: Path) -> None:
+    """`v3.sqlite3` was written by the last store without threads, tokens and files."""
+    shutil.copy(V3, file)
+    database = await Database.open(file)
+    store = Store(database, lambda event: None)
+    backend, frontend = await store.tasks()
+    session = session_of(backend)
+    read, delivered, waits, peers = await store.thread(backend.id)
+    [ask] = await store.open_asks()
+    service = services.threads(store, file.parent)
+
+    assert (backend.creator, backend.title, backend.holder) == (USER, None, None)
+    assert (ask.kind, ask.input) == ("permission", {"command": "make"})
+    assert [peer.name for peer in await store.peers(backend.id)] == ["frontend"]
+    assert [one.id for one in await store.deliverable(backend.id)] == [waits.id, peers.id]
+    seen = (await service.messages(session, backend, None, None)).messages
+    assert [one.body for one in seen] == ["read", "delivered"]
+
+    await service.say(session, backend, "Done.")
+    receipts = [(await store.message(one.id)).receipts for one in (read, delivered, peers)]
+    assert [one.answered_at is not None for one in receipts] == [True, False, False]
+    assert await service.claim(session) is None, "no task of before is to be claimed"
+    [move] = await _moved(store, service, frontend)
+    assert (move.before, move.after, move.party) == ("ongoing", "completed", USER)
+    await service.forget(backend)
+    assert [task.id for task in await store.tasks()] == [frontend.id]
+    await database.close()
+
+
+async def _moved(store: Store, service: Threads, task: Task) -> list[Move]:
+    await service.move(PERSON, task, TaskStatus.COMPLETED)
+    return await store.moves(task.id)

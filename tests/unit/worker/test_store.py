@@ -544,6 +544,30 @@ async def test_messages_of_one_millisecond_come_in_the_order_they_were_stored(wo
     assert [m.id for m in await world.store.thread(world.backend.id)] == stored
 
 
+async def test_a_thread_is_given_in_parts_next_to_any_of_its_messages(world: World) -> None:
+    elsewhere = a_message(world.frontend)
+    said = a_message(world.frontend, sender=f"task:{world.backend.id}")
+    told = [a_message(world.backend) for _ in range(5)]
+    about = a_message(world.frontend, thread_id=world.backend.id)
+    ids = [message.id for message in (*told[:2], said, *told[2:5], about)]
+    for message in (elsewhere, *told[:2], said, *told[2:5], about):
+        await world.store.add_message(message, message.id)
+
+    async def part(limit: int, **place: str) -> list[str]:
+        return [m.id for m in await world.store.thread_part(world.backend.id, limit, **place)]
+
+    assert [m.id for m in await world.store.thread(world.backend.id)] == ids
+    assert await part(3) == ids[-3:]
+    assert await part(3, before=ids[4]) == ids[1:4]
+    assert await part(3, before=ids[1]) == ids[:1]
+    assert await part(3, after=ids[1]) == ids[2:5]
+    assert await part(9, after=ids[4]) == ids[5:]
+    assert await part(9, after=ids[-1]) == []
+    for wrong in (elsewhere.id, "m_none"):
+        with pytest.raises(UsageError, match=f"no message {wrong!r}"):
+            await part(3, after=wrong)
+
+
 async def test_a_session_is_answered_only_by_what_is_sent_to_it(world: World) -> None:
     question = a_message(world.backend, sender=f"task:{world.frontend.id}")
     await world.store.add_message(question, "q")

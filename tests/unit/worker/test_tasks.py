@@ -167,6 +167,42 @@ async def test_a_claimed_task_is_not_started_before_it_is_taken_away(desk: Desk)
     assert await desk.threads.claim(client) is None
 
 
+async def test_a_task_that_is_claimed_while_it_is_being_started_is_not_started(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = await make(desk)
+    client = Party(id="token:k_1", name="laptop", workspace_id=task.workspace_id)
+    check = desk.tasks._ports.check
+
+    async def claimed_meanwhile(number: int) -> None:
+        await check(number)
+        assert await desk.threads.claim(client)
+
+    monkeypatch.setattr(desk.tasks._ports, "check", claimed_meanwhile)
+    with pytest.raises(ConflictError, match="was claimed"):
+        await desk.start("new", task.name)
+    [there] = await desk.store.tasks()
+    assert (there.holder, there.worktree, desk.recorder.orders) == (client.id, None, [])
+
+
+async def test_a_session_is_told_its_task_also_if_a_client_had_it_before(desk: Desk) -> None:
+    task = await make(desk)
+    client = Party(id="token:k_1", name="laptop", workspace_id=task.workspace_id)
+    claimed = await desk.threads.claim(client)
+    assert claimed
+    [lent] = await desk.store.mail_of(client.id)
+    await desk.store._db.run(  # as its next request would
+        "mark_delivered", {"id": lent.message.id, "at": lent.message.created_at, "via": "channel"}
+    )
+    await desk.threads.move(PERSON, claimed, TaskStatus.NOTSTARTED)
+    for _ in range(2):  # the second finds it begun
+        await desk.start(task.name)
+
+    [told] = await desk.store.deliverable(task.id)
+    assert (told.body, told.sender) == (lent.message.body, lent.message.sender)
+    assert told.id != lent.message.id
+
+
 async def test_a_task_remembers_the_branch_that_its_work_is_to_be_merged_into(desk: Desk) -> None:
     await git.write(desk.repository, "branch", "release")
     await git.write(desk.repository, "tag", "v1")

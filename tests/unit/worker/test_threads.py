@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -304,6 +305,31 @@ async def test_a_call_that_comes_twice_makes_one_task_and_one_message(room: Room
     assert len(await room.store.thread(one.id)) == len(await room.store.attachments_of_task(one.id))
 
 
+async def test_two_equal_calls_at_once_make_one_task_and_another_under_their_key_none(
+    room: Room,
+) -> None:
+    made = await asyncio.gather(
+        *(room.make(room.session, Assignee.HUMAN, key="toolu_1") for _ in range(5))
+    )
+    assert len({task.id for task in made}) == 1
+    before = await room.state()
+    said = await room.threads.say(room.session, room.backend, "All of it.", key="toolu_2")
+    for key, title in (("toolu_1", "Another"), ("toolu_2", "Do it")):
+        with pytest.raises(ConflictError, match=f"key '{key}' was used for something else"):
+            await room.make(room.session, title=title, key=key)
+    assert (await room.store.message(said.id)).body == "All of it."
+    assert (await room.state())[0] == before[0]
+
+
+async def test_a_message_that_comes_twice_is_one_though_its_recipient_changed(room: Room) -> None:
+    task = await room.make(PERSON)
+    first = await room.threads.say(PERSON, task, "Hurry.", key="k")
+    await room.threads.claim(room.session)
+    second = await room.threads.say(PERSON, task, "Hurry.", key="k")
+    assert first.id == second.id
+    assert (first.task_id, second.task_id) == (task.id, room.backend.id)
+
+
 # Who reaches what
 
 
@@ -427,6 +453,45 @@ async def test_a_claimed_task_is_moved_by_its_holder_and_let_go_at_its_end(room:
     assert [move.name for move in await room.store.moves(task.id)] == ["laptop", "laptop"]
 
 
+async def test_a_move_goes_by_who_holds_the_task_now_not_by_who_was_seen_to(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rival = Party(id="token:k_2", name="desktop", workspace_id=room.workspace.id)
+    unheld = await room.make(PERSON)
+    with monkeypatch.context() as past:
+        past.setattr(threads_module, "lease_end", lambda: "2000")
+        once = await room.threads.claim(room.client)
+    assert once and await room.threads.claim(rival)
+    with pytest.raises(ForbiddenError):
+        await room.threads.move(room.client, once, TaskStatus.ONGOING)
+    await room.threads.move(PERSON, unheld, TaskStatus.REJECTED, "No need.")
+
+    task = await room.store.task(unheld.id)
+    assert (task.status, task.holder) == (TaskStatus.REJECTED, None)
+
+
+async def test_words_with_no_move_are_said_all_the_same(room: Room) -> None:
+    question = await room.make(room.session, Assignee.HUMAN)
+    reminder = await room.make(PERSON, Assignee.HUMAN)
+    await room.threads.move(PERSON, question, TaskStatus.NOTSTARTED, "Later.")
+    await room.threads.move(PERSON, room.backend, room.backend.status, "Good.")
+    await room.threads.move(PERSON, reminder, TaskStatus.REJECTED, "Forget it.")
+
+    mail = await room.store.deliverable(room.backend.id)
+    assert [(one.body, one.thread) for one in mail] == [
+        ("Later.", question.id),
+        ("Good.", room.backend.id),
+    ]
+    assert await room.words(reminder) == ["All of it.", "Forget it."]
+
+
+async def test_a_session_that_claims_twice_at_once_gets_one_task(room: Room) -> None:
+    for title in ("One", "Two"):
+        await room.make(PERSON, title=title)
+    got = await asyncio.gather(*(room.threads.claim(room.session) for _ in range(4)))
+    assert [task.title for task in got if task] == ["One"] * 4
+
+
 async def test_a_session_that_claims_gets_the_tasks_mail_and_one_at_a_time(room: Room) -> None:
     made = await room.make(PERSON, title="One")
     await room.make(PERSON, title="Two")
@@ -445,6 +510,40 @@ async def test_a_session_that_claims_gets_the_tasks_mail_and_one_at_a_time(room:
     assert other and other.title == "Two"
 
 
+async def test_what_a_holder_was_not_told_is_for_the_next_one(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await room.make(PERSON)
+    monkeypatch.setattr(threads_module, "lease_end", lambda: "2000")
+    await room.threads.claim(room.session)
+    await room.threads.say(PERSON, made, "And quickly.")
+    before = len(room.told)
+    assert await room.threads.claim(room.other), "the lease is over"
+    assert await room.store.deliverable(room.backend.id) == []
+    mail = await room.store.deliverable(room.frontend.id)
+    assert [one.body for one in mail] == ["All of it.", "And quickly."]
+    told = {e.task_id: e.payload["pending"] for e in room.told[before:] if "pending" in e.payload}
+    assert told == {room.backend.id: 0, made.id: 0, room.frontend.id: 2}
+
+    task = await room.threads.move(room.other, await room.store.task(made.id), TaskStatus.ONGOING)
+    await room.threads.move(PERSON, task, TaskStatus.NOTSTARTED)
+    assert await room.threads.claim(room.client)
+    mail = [lent.message for lent in await room.store.mail_of(room.client.id)]
+    assert [one.body for one in mail] == ["All of it.", "And quickly."]
+
+
+async def test_what_a_holder_was_not_told_stays_its_mail_when_it_has_done_the_task(
+    room: Room,
+) -> None:
+    await room.make(PERSON)
+    task = await room.threads.claim(room.session)
+    assert task
+    task = await room.threads.move(room.session, task, TaskStatus.ONGOING)
+    await room.threads.say(PERSON, task, "And quickly.")
+    await room.threads.move(room.session, task, TaskStatus.COMPLETED)
+    assert len(await room.store.deliverable(room.backend.id)) == 2
+
+
 # Threads
 
 
@@ -460,6 +559,60 @@ async def test_a_reply_in_its_own_thread_answers_what_was_read_there(room: Room)
     reply = await room.store.message(said["message_id"])
     assert (reply.party, reply.thread) == (USER, room.backend.id)
     assert await room.store.pending(room.backend.id) == 1
+
+
+async def test_a_client_answers_what_it_names_and_nothing_else(room: Room) -> None:
+    question = await room.make(room.client, Assignee.HUMAN)
+    answer, other = [await room.threads.say(PERSON, question, text) for text in ("Yes.", "But…")]
+    work = await room.make(PERSON)
+    await room.threads.claim(room.client)
+    asked = await room.threads.say(room.session, work, "How far are you?")
+    foreign = await room.threads.say(PERSON, room.backend, "Not yours.")
+    tools, before = room.tools(room.client), len(room.told)
+    for chat, said in ((question, answer), (work, asked), (room.frontend, foreign)):
+        await tools.reply(chat.id, "So.", [], None, said.id)
+    await room.threads.say(room.client, room.backend, "Half way.", reply_to=asked.id)
+
+    receipts = [(await room.store.message(m.id)).receipts for m in (answer, asked)]
+    assert all(one.delivered_at and one.read_at and one.answered_at for one in receipts)
+    for message in (other, foreign):
+        receipts = [(await room.store.message(message.id)).receipts]
+        assert not any(one.delivered_at or one.read_at or one.answered_at for one in receipts)
+    told = [e.type for e in room.told[before:] if e.payload.get("message_id") == answer.id]
+    assert told == ["message.read", "message.answered"]
+    mail = [lent.message.id for lent in await room.store.mail_of(room.client.id)]
+    assert other.id in mail
+    assert answer.id not in mail
+
+
+async def test_a_reply_answers_many_with_as_few_statements_as_one(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, ran = room.store._db.all, [0]
+
+    async def count(name: str, /, **values: Any) -> Any:
+        ran[0] += 1
+        return await run(name, **values)
+
+    monkeypatch.setattr(room.store._db, "all", count)
+    costs, answered = [], []
+    for many in (2, 200):
+        async with room.store.together():
+            for number in range(many):
+                await room.arrives(await room.threads.say(PERSON, room.backend, str(number)))
+        ran[0], before = 0, len(room.told)
+        await room.threads.say(room.session, room.backend, "All done.")
+        costs.append(ran[0])
+        events = [event for event in room.told[before:] if event.type == "message.answered"]
+        assert [event.seq for event in events] == sorted({event.seq for event in events})
+        assert all(event.payload["receipts"]["answered_at"] for event in events)
+        assert all(event.payload["pending"] == 0 for event in events)
+        answered.append(len({event.payload["message_id"] for event in events}))
+        stored = await room.store.events_after(events[0].seq - 1)
+        assert stored[: len(events)] == events
+
+    assert answered == [2, 200]
+    assert costs[0] == costs[1]
 
 
 async def test_to_whom_words_go(room: Room) -> None:
@@ -509,6 +662,55 @@ async def test_pages_go_back_to_the_beginning_and_on_to_what_is_new(room: Room) 
         await room.threads.messages(room.client, room.backend, first["nextCursor"], None)
 
 
+async def test_a_page_has_no_more_than_one_result_has_room_for(room: Room) -> None:
+    numbers = range(20)
+    task = await room.make(PERSON, body="begin")
+    for number in numbers:
+        await room.threads.say(PERSON, task, f"{number} " + "ü" * 30_000)
+    largest = await room.threads.say(PERSON, task, '"' * 190_000)
+    tools = room.tools(room.client)
+
+    pages = [await tools.messages(task.id, None, 200)]
+    while pages[-1]["nextCursor"]:
+        pages.append(await tools.messages(task.id, pages[-1]["nextCursor"], 200))
+    back = [await tools.messages(task.id, pages[-1]["newerCursor"], 200)]
+    while back[-1]["messages"]:
+        back.append(await tools.messages(task.id, back[-1]["newerCursor"], 200))
+
+    assert [one["id"] for one in pages[0]["messages"]] == [largest.id]
+    there = [one["text"].partition(" ")[0] for page in reversed(pages) for one in page["messages"]]
+    assert there[:-1] == ["begin", *map(str, numbers)]
+    begun = len(pages[-1]["messages"])
+    assert [one["id"] for page in back for one in page["messages"]] == [
+        one.id for one in (await room.store.thread(task.id))[begun:]
+    ]
+    for page in pages + back:
+        assert len(json.dumps(page, ensure_ascii=False).encode("utf-16-le")) // 2 < 400_000
+
+
+async def test_mail_of_a_held_task_is_not_shown_to_its_holder_before_it_comes(room: Room) -> None:
+    await room.make(PERSON)
+    task = await room.threads.claim(room.client)
+    assert task
+    mine = await room.tools(room.client).task(task.id, None, None, conversation=True)
+    others = await room.tools(room.other).messages(task.id, None, None)
+
+    assert (mine["body"], mine["messages"]) == ("All of it.", [])
+    assert [one["text"] for one in others["messages"]] == ["All of it."]
+
+
+async def test_a_reply_to_what_is_out_of_reach_is_refused(room: Room) -> None:
+    far = await room.threads.say(PERSON, room.stranger, "not for you")
+    before = await room.state()
+    for party in (room.session, room.client):
+        with pytest.raises(NotFoundError, match=f"no message '{far.id}' to reply to"):
+            await room.threads.say(party, room.frontend, "x", reply_to=far.id)
+    assert await room.state() == before
+    near = await room.threads.say(room.other, room.backend, "for you")
+    said = await room.threads.say(room.session, room.frontend, "x", reply_to=near.id)
+    assert said.reply_to == near.id
+
+
 async def test_mail_that_is_on_its_way_to_who_asks_is_not_shown(room: Room) -> None:
     await room.store.add_message(a_message(room.backend, "coming"), "k")
     mine = await room.tools(room.session).messages(None, None, None)
@@ -531,6 +733,19 @@ async def test_who_speaks_without_end_is_refused_and_the_person_never(room: Room
     assert (tasks, messages, events, files) == (*before[:2], before[2] + 2, before[3])
     for number in range(BURST + 5):
         await room.threads.say(PERSON, room.frontend, str(number))
+
+
+async def test_a_client_that_speaks_without_end_is_refused_too(room: Room) -> None:
+    for number in range(BURST):
+        await room.threads.say(room.client, room.frontend, str(number))
+        await room.make(room.client, title=f"Task {number}")
+    before = (await room.state())[:2]
+    tools = room.tools(room.client)
+    with pytest.raises(RefusedError, match="Not sent: 30 messages to frontend"):
+        await tools.reply("frontend", "one too many", [HELLO], None)
+    with pytest.raises(RefusedError, match="30 new tasks"):
+        await tools.create("x", "x", Assignee.HUMAN, [HELLO], None)
+    assert (await room.state())[:2] == before
 
 
 async def test_what_a_delivery_looks_at_does_not_grow_with_the_thread(room: Room) -> None:
@@ -587,6 +802,47 @@ async def test_what_a_removed_session_asked_is_asked_no_more(room: Room) -> None
     assert (await room.store.task(made.id)).holder is None
     note = await room.threads.say(PERSON, await room.store.task(task.id), "Too late.")
     assert (note.task_id, note.party) == (task.id, USER)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_what_a_removed_session_had_claimed_waits_to_be_claimed(
+    room: Room, begun: bool
+) -> None:
+    made = await room.make(PERSON)
+    task = await room.threads.claim(room.session)
+    assert task
+    if begun:
+        await room.threads.move(room.session, task, TaskStatus.ONGOING)
+    await room.threads.forget(room.backend)
+
+    assert (await room.store.task(made.id)).status is TaskStatus.NOTSTARTED
+    again = await room.threads.claim(room.other)
+    assert again and again.id == made.id
+    assert [one.body for one in await room.store.deliverable(room.frontend.id)] == ["All of it."]
+
+
+async def test_what_a_removed_session_was_told_stays_in_the_threads_where_it_was_said(
+    room: Room,
+) -> None:
+    files = services.attachments(room.store, room.path)
+    question, work = await room.make(room.session, Assignee.HUMAN), await room.make(PERSON)
+    await room.threads.claim(room.session)
+    async with room.store.together():
+        await room.arrives((await room.store.deliverable(room.backend.id))[0])
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"the plan"
+
+    async with files.keep(chunks(), filename="plan", mime_type=None) as content:
+        file = await room.threads.upload(PERSON, question, content)
+    await room.threads.say(PERSON, question, "See there.", given=[file.id])
+    await room.threads.forget(room.backend)
+
+    assert await room.words(question) == ["All of it.", "See there."]
+    assert await room.words(work) == ["All of it."]
+    assert await room.store.pending(question.id) == await room.store.pending(work.id) == 0
+    kept = await room.tools(room.other).attachment(file.id)
+    assert base64.b64decode(kept["data"]) == b"the plan"
 
 
 async def test_files_that_an_answer_carries_outlive_the_question(room: Room) -> None:

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
+from starlette.requests import Request
 
 from claudedo.errors import ConflictError, NotFoundError, UnauthorizedError, UsageError
 from claudedo.model import Event, Workspace, stamp
 from claudedo_worker import tokens as tokens_module
+from claudedo_worker.api.context import Context
+from claudedo_worker.api.tokens import list_tokens
 from claudedo_worker.database import Database
 from claudedo_worker.store import Store
 from claudedo_worker.tokens import PREFIX, Tokens
@@ -177,3 +182,22 @@ async def test_tokens_go_with_their_workspace(bench: Bench) -> None:
         await bench.store.token(token.id)
     with pytest.raises(UnauthorizedError):
         await bench.tokens.check(text)
+
+
+async def test_a_token_of_a_workspace_that_comes_while_tokens_are_listed_harms_no_list(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, count = await bench.tokens.create(bench.workspace, "laptop"), bench.store.connections
+
+    async def meanwhile() -> dict[str, int]:
+        new = await bench.store.workspace_for("/elsewhere", "elsewhere")
+        await bench.tokens.create(new, "desktop")
+        return await count()
+
+    monkeypatch.setattr(bench.store, "connections", meanwhile)
+    request = Request({"type": "http", "query_string": b""})
+    context = cast(Context, SimpleNamespace(store=bench.store))
+    listed = await list_tokens(context, request)
+
+    assert b"laptop" in listed.body
+    assert b"desktop" not in listed.body

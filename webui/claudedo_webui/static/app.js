@@ -2,6 +2,7 @@
 
 import { effect } from "@preact/signals";
 import { render } from "preact";
+import { useEffect, useRef } from "preact/hooks";
 import { Asks } from "./asks.js";
 import { plural } from "./counts.js";
 import { html } from "./html.js";
@@ -12,6 +13,7 @@ import {
 } from "./store.js";
 import { TaskList } from "./tasklist.js";
 import { TaskView } from "./taskview.js";
+import { keepPage } from "./uploads.js";
 import { Workspaces } from "./workspaces.js";
 
 const CONNECTION_WORDS = {
@@ -78,7 +80,20 @@ function Page() {
     </div>`;
 }
 
+const ONE_COLUMN = matchMedia("(max-width: 720px)"); // as in style.css
+
+/** Where one column is shown at a time, the keyboard and the reader go with what is shown. */
+function useArrival() {
+  const before = useRef(selectedId.value);
+  useEffect(() => {
+    if (before.current === selectedId.value) return;
+    before.current = selectedId.value;
+    if (ONE_COLUMN.matches) document.querySelector(selectedId.value ? "main" : "nav")?.focus();
+  }, [selectedId.value]);
+}
+
 function Place() {
+  useArrival();
   const task = selected.value;
   if (task) return html`<${TaskView} key=${task.id} task=${task} />`;
   if (selectedId.value === "new") return html`<${NewTask} />`;
@@ -104,4 +119,5 @@ effect(() => {
 const root = document.getElementById("page");
 root.replaceChildren();
 render(html`<${Page} />`, root);
+keepPage();
 start();

@@ -6,6 +6,7 @@ import { ApiError } from "./api.js";
 import { plural } from "./counts.js";
 import { decide } from "./deeds.js";
 import { html } from "./html.js";
+import { firstKept, forget, useKept } from "./kept.js";
 import { refreshAsk } from "./live.js";
 import { Prose } from "./prose.js";
 import { Questions } from "./questions.js";
@@ -24,7 +25,7 @@ export function Asks() {
   const list = [...asks.value.values()].filter(isShown);
   const open = list.filter((ask) => !ask.closed_at).length;
   const problem = problems.value.get("asks");
-  return html`<main class="view" aria-label="Asks">
+  return html`<main class="view" tabindex="-1" aria-label="Asks">
     <div class="heading"><div class="title">
       <a class="back" href="#" aria-label="All tasks">‹</a>
       <h1>${open === 0 ? "Nothing waits for you" : `${plural(open, "ask")} for you`}</h1>
@@ -74,6 +75,7 @@ function Card({ ask, inTask, still }) {
   const [busy, setBusy] = useState(false);
   const [mine, setMine] = useState(false);
   useEffect(() => refreshAsk(ask.id), [ask.id]); // what the session said last
+  useEffect(() => ask.closed_at && forget(ask.id), [ask.closed_at]);
   const act = async (decision, ids = [ask.id]) => {
     if (busy || still.since() < STILL_MS) return;
     ids.forEach(still.expect);
@@ -170,7 +172,7 @@ function Choices({ ask, busy, act }) {
 }
 
 function Permission({ ask, busy, act }) {
-  const [open, setOpen] = useState(null);
+  const [open, setOpen] = useState(() => firstKept(ask.id, ["deny", "edit"]));
   const toggle = (what) => setOpen(open === what ? null : what);
   const rule = ruleOf(ask);
   const same = (ask.same ?? []).filter((id) => asks.value.get(id) && !asks.value.get(id).closed_at);
@@ -188,14 +190,14 @@ function Permission({ ask, busy, act }) {
       ${ask.editable && html`<button type="button" disabled=${busy} aria-expanded=${open === "edit"}
         onClick=${() => toggle("edit")}>Edit…</button>`}
     </div>
-    ${open === "deny" && html`<${Words} label="Why not? The session is told." button="Deny"
-      danger=${true} busy=${busy} may=${true}
+    ${open === "deny" && html`<${Words} keptAs=${`${ask.id} deny`} button="Deny"
+      label="Why not? The session is told." danger=${true} busy=${busy} may=${true}
       say=${(text) => act({ decision: "deny", reason: text || undefined })} />`}
     ${open === "edit" && html`<${Edit} ask=${ask} busy=${busy} act=${act} />`}`;
 }
 
 function Plan({ ask, busy, act }) {
-  const [open, setOpen] = useState(false);
+  const [open, setOpen] = useState(() => firstKept(ask.id, ["lacks"]) !== null);
   return html`<div class="choices">
       <button type="button" class="send" disabled=${busy} onClick=${() =>
         act({ decision: "allow" })}>Go ahead</button>
@@ -204,12 +206,12 @@ function Plan({ ask, busy, act }) {
       <button type="button" disabled=${busy} aria-expanded=${open}
         onClick=${() => setOpen(!open)}>It lacks something…</button>
     </div>
-    ${open && html`<${Words} label="What does the plan lack?" button="Send back" busy=${busy}
-      say=${(text) => act({ decision: "answer", text })} />`}`;
+    ${open && html`<${Words} keptAs=${`${ask.id} lacks`} button="Send back" busy=${busy}
+      label="What does the plan lack?" say=${(text) => act({ decision: "answer", text })} />`}`;
 }
 
 function Task({ ask, busy, act }) {
-  const [open, setOpen] = useState(null);
+  const [open, setOpen] = useState(() => firstKept(ask.id, ["answer", "deny"]));
   const toggle = (what) => setOpen(open === what ? null : what);
   return html`<div class="choices">
       <button type="button" class="send" disabled=${busy} aria-expanded=${open === "answer"}
@@ -219,18 +221,22 @@ function Task({ ask, busy, act }) {
       <button type="button" disabled=${busy} aria-expanded=${open === "deny"}
         onClick=${() => toggle("deny")}>Reject…</button>
     </div>
-    ${open === "answer" && html`<${Words} label="Your answer; it completes the task."
-      button="Answer" busy=${busy} say=${(text) => act({ decision: "answer", text })} />`}
-    ${open === "deny" && html`<${Words} label="Why not? Who asked is told." button="Reject"
-      danger=${true} busy=${busy} may=${true}
+    ${open === "answer" && html`<${Words} keptAs=${`${ask.id} answer`}
+      label="Your answer; it completes the task." button="Answer" busy=${busy}
+      say=${(text) => act({ decision: "answer", text })} />`}
+    ${open === "deny" && html`<${Words} keptAs=${`${ask.id} deny`} button="Reject"
+      label="Why not? Who asked is told." danger=${true} busy=${busy} may=${true}
       say=${(text) => act({ decision: "deny", reason: text || undefined })} />`}`;
 }
 
+/** A box that was just opened takes the keyboard; one that comes back with its text does not. */
+const focusNew = (box, isNew) => isNew && box.current.focus();
+
 /** A box for own words. `may`: they may be left out. Ctrl or ⌘ with Enter sends. */
-export function Words({ label, button, busy, say, may, danger, first = "" }) {
-  const [text, setText] = useState(first);
+function Words({ keptAs, label, button, busy, say, may, danger }) {
+  const [text, setText] = useKept(keptAs, "");
   const box = useRef(null);
-  useEffect(() => box.current.focus(), []);
+  useLayoutEffect(() => focusNew(box, text === ""), []);
   const ready = !busy && (may || text.trim() !== "");
   const keyDown = (event) => {
     if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey) || !ready) return;
@@ -249,10 +255,10 @@ export function Words({ label, button, busy, say, may, danger, first = "" }) {
 function Edit({ ask, busy, act }) {
   const isCommand = typeof ask.input?.command === "string";
   const before = isCommand ? ask.input.command : JSON.stringify(ask.input, null, 2);
-  const [text, setText] = useState(before);
+  const [text, setText] = useKept(`${ask.id} edit`, before);
   const [wrong, setWrong] = useState(null);
   const box = useRef(null);
-  useEffect(() => box.current.focus(), []);
+  useLayoutEffect(() => focusNew(box, text === before), []);
   const allow = () => {
     try {
       act({ decision: "allow", input: isCommand ? { ...ask.input, command: text } : parsed(text) });

@@ -28,6 +28,10 @@ export function Composer({ task }) {
     event.preventDefault();
     attach(task.id, event.clipboardData.files);
   };
+  const press = (event) => {
+    if (event.detail === 0) box.current.focus(); // by key: a button that is disabled has no focus
+    submit(task.id);
+  };
   const sending = draft.phase === "sending";
   const label = `Message to ${recipientName(task)}`;
   return html`<section class="composer" aria-label="Send a message">
@@ -46,8 +50,8 @@ export function Composer({ task }) {
           onChange=${(event) => edit(task.id, { priority: event.currentTarget.value })}>
           ${PRIORITIES.map((name) => html`<option key=${name} value=${name}>${name}</option>`)}
         </select></label>
-      <button type="button" class="send" disabled=${!sendable(draft)}
-        onClick=${() => submit(task.id)}>Send</button>
+      <button type="button" class="send" disabled=${!sendable(draft)} onClick=${press}
+        >Send</button>
     </div>
   </section>`;
 }

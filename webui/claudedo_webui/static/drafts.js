@@ -1,8 +1,8 @@
-// What is written but not yet sent, one draft for each task. Kept in the tab's session storage, so
-// that it survives switching tasks, lost connections and reloads, and ends with the tab.
+// What is written but not yet sent, one draft for each task.
 
 import { signal } from "@preact/signals";
 import { ApiError } from "./api.js";
+import { keep, restored } from "./kept.js";
 import { sendMessage } from "./live.js";
 import { forgetUpload } from "./uploads.js";
 import { putMessages, tasks } from "./store.js";
@@ -14,7 +14,9 @@ const EMPTY = Object.freeze({
   attempt: null, phase: "writing", error: null,
 });
 
-const drafts = signal(restored());
+const drafts = signal(new Map(
+  restored(STORAGE).map(([id, draft]) => [id, { ...EMPTY, ...draft }]),
+));
 
 export const draftOf = (taskId) => drafts.value.get(taskId) ?? EMPTY;
 
@@ -69,8 +71,7 @@ export function submit(taskId) {
 export async function send(taskId) {
   const draft = draftOf(taskId);
   const attempt = attemptFor(draft);
-  const sending = { ...draft, attempt, phase: "sending", error: null };
-  put(taskId, sending);
+  put(taskId, { ...draft, attempt, phase: "sending", error: null });
   try {
     checkSize(draft.text);
     const sent = await sendMessage(taskId, textOf(draft), {
@@ -78,12 +79,15 @@ export async function send(taskId) {
       attachments: carried(draft).map((file) => file.id),
     });
     putMessages(taskId, [asMessage(taskId, draft, sent)]);
-    put(taskId, EMPTY);
+    const came = draftOf(taskId).files.filter((file) => !draft.files.some(isSame(file)));
+    put(taskId, came.length === 0 ? EMPTY : { ...EMPTY, files: came });
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
-    put(taskId, { ...sending, phase: "writing", error: error.message });
+    put(taskId, { ...draftOf(taskId), phase: "writing", error: error.message });
   }
 }
+
+const isSame = (file) => (other) => other.key === file.key;
 
 /** The same text sent again keeps its key, so that it is stored once; another text gets another. */
 function attemptFor(draft) {
@@ -132,21 +136,6 @@ function put(taskId, draft) {
   if (draft === EMPTY) next.delete(taskId);
   else next.set(taskId, draft);
   drafts.value = next;
-  const kept = [...next].map(([id, { text, priority, replyTo, attempt, files }]) =>
-    [id, { text, priority, replyTo, attempt, files: files.filter((file) => file.id) }]);
-  try {
-    sessionStorage.setItem(STORAGE, JSON.stringify(kept));
-  } catch (error) {
-    console.warn("Drafts will not survive a reload:", error.message); // storage full or forbidden
-  }
-}
-
-function restored() {
-  try {
-    const kept = JSON.parse(sessionStorage.getItem(STORAGE) ?? "[]");
-    return new Map(kept.map(([id, draft]) => [id, { ...EMPTY, ...draft }]));
-  } catch (error) {
-    console.warn("Kept drafts cannot be read:", error.message);
-    return new Map();
-  }
+  keep(STORAGE, [...next].map(([id, { text, priority, replyTo, attempt, files }]) =>
+    [id, { text, priority, replyTo, attempt, files: files.filter((file) => file.id) }]));
 }

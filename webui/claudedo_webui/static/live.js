@@ -3,19 +3,19 @@
 
 import { effect } from "@preact/signals";
 import { io } from "socket.io-client";
-import { ApiError, get } from "./api.js";
+import { ApiError } from "./api.js";
+import { expire, gathered, load, pathOf, perId, signedIn } from "./fetching.js";
 import {
   PLACES, asks, attachmentLimit, connection, dropAsk, dropTask, histories, loaded, others,
-  patchAsk, patchTask, putAsks, putHistory, putMessages, putReceipts, putTask, putTasks,
-  selectedId, setProblem, tasks, threads, tokens, workspaces,
+  patchAsk, patchTask, putAsks, putHistory, putTask, putTasks, selectedId, tasks, tokens,
+  workspaces,
 } from "./store.js";
+import { catchUp, hearReceipts, refreshThread } from "./threads.js";
 
 const OTHERS_MS = 60_000; // sessions that are not ours tell nothing by themselves
 const CLOSED_MS = 15_000; // so long a decided ask says who decided
-const GATHER_MS = 100; // events come in bursts: one fetch answers all of a burst
 const ACK_TIMEOUT_MS = 15_000;
 
-let signIns = 0; // how often an expired page came back: a refusal from before that says nothing
 let lastSeq = null; // the newest event heard of; what came after it is asked for on reconnecting
 
 const socket = io({
@@ -39,6 +39,9 @@ export function start() {
   effect(() => {
     const id = selectedId.value;
     if (id && connection.peek() === "live") refreshSelected(id);
+  });
+  effect(() => {
+    if (connection.value === "expired") socket.disconnect();
   });
   setInterval(() => {
     if (connection.value === "live" && !document.hidden) requestOthers();
@@ -73,61 +76,8 @@ export async function sendMessage(taskId, body, options) {
 
 // --- fetching ---
 
-/** Runs `load` soon: once for many requests, and again if asked while it runs. */
-function gathered(load) {
-  let timer = null;
-  let running = false;
-  let again = false;
-  async function run() {
-    timer = null;
-    running = true;
-    try {
-      await load();
-    } finally {
-      running = false;
-      if (again) request();
-    }
-  }
-  function request() {
-    again = running;
-    if (!running && timer === null) timer = setTimeout(run, GATHER_MS);
-  }
-  request.busy = () => running;
-  return request;
-}
-
-/** Fetches `path` into the store by `put`; a failure becomes the problem shown under `key`. */
-async function load(key, path, put) {
-  const asked = signIns;
-  try {
-    put(await get(path));
-    setProblem(key, null);
-    return true;
-  } catch (error) {
-    if (!(error instanceof ApiError)) throw error;
-    if (error.code !== "unauthorized") setProblem(key, error.message);
-    else if (asked === signIns) expire();
-    return false;
-  }
-}
-
-/** One `gathered` fetch for each id. */
-function perId(fetchOne) {
-  const requests = new Map();
-  return (id) => {
-    if (!requests.has(id)) requests.set(id, gathered(() => fetchOne(id)));
-    requests.get(id)();
-  };
-}
-
-const pathOf = (kind, id) => `/api/${kind}/${encodeURIComponent(id)}`;
-
 const requestTasks = gathered(() => load("tasks", "/api/tasks", putTasks));
 const requestTask = perId((id) => load(`task:${id}`, pathOf("tasks", id), putTask));
-const requestThread = perId((id) => load(`thread:${id}`, `${pathOf("tasks", id)}/messages`,
-  (messages) => putMessages(id, messages)));
-const requestReceipts = perId((id) => load(`message:${id}`,
-  `${pathOf("messages", id)}?rung=stored&wait=0`, (message) => putReceipts(id, message)));
 
 const requestAsks = gathered(() => load("asks", "/api/asks", (list) => {
   for (const id of putAsks(list)) {
@@ -158,7 +108,7 @@ export { requestAsk as refreshAsk, requestHistory as refreshHistory };
 export { requestTask as refreshTask };
 export { requestTokens as refreshTokens, requestWorkspaces as refreshWorkspaces };
 
-/** True if the worker answers and the cookie is good; an expired one is noticed here. */
+/** Null if the worker answers and the cookie is good; an expired one is noticed here. */
 const probe = () => load("tasks", "/api/tasks", () => {});
 
 export function refreshAll() {
@@ -171,7 +121,8 @@ function refreshSelected(id) {
   if (id === "workspaces") requestTokens();
   if (PLACES.includes(id)) return;
   requestTask(id);
-  requestThread(id);
+  refreshThread(id);
+  if (histories.value.has(id)) requestHistory(id);
 }
 
 // --- events ---
@@ -180,7 +131,7 @@ function hear(event) {
   lastSeq = event.seq;
   const { type, payload } = event;
   if (type.startsWith("message.")) hearMessage(type, payload);
-  else if (type === "reply.received") refetchThreads(payload);
+  else if (type === "reply.received") hearSaid(payload);
   else if (type.startsWith("ask.")) hearAsk(type, payload);
   else if (type === "task.removed") hearRemoved(payload.task_id);
   else if (type.startsWith("workspace.")) hearWorkspace();
@@ -191,7 +142,15 @@ function hear(event) {
   if (type === "status.updated" && histories.value.has(payload.task_id)) {
     requestHistory(payload.task_id);
   }
-  if (requestTasks.busy()) requestTasks(); // the list under way may be older than this event
+  refetchOutdated(payload);
+}
+
+/** Answers that are under way may be older than an event: they are asked for once more. */
+function refetchOutdated({ task_id: taskId, ask_id: askId }) {
+  if (requestTasks.busy()) requestTasks();
+  if (requestAsks.busy()) requestAsks();
+  if (requestTask.busy(taskId)) requestTask(taskId);
+  if (requestAsk.busy(askId)) requestAsk(askId);
 }
 
 function hearAsk(type, { ask_id: id, outcome, decided_by }) {
@@ -232,30 +191,17 @@ function hearSession({ task_id: id, state, waiting_for, since, reason, failure }
 }
 
 function hearMessage(type, payload) {
-  const { task_id: taskId, message_id: id, pending, message, receipts } = payload;
-  countPending(taskId, pending);
-  if (message) {
-    for (const shown of threadsOf(message, taskId)) putMessages(shown, [message]);
-  } else if (receipts && putReceipts(id, payload)) {
-    return;
-  } else if (type !== "message.queued" && isLoaded(id)) {
-    requestReceipts(id);
-  } else {
-    refetchThreads(payload);
-  }
+  countPending(payload.task_id, payload.pending);
+  if (type === "message.queued") hearSaid(payload);
+  else hearReceipts(payload.message_id, payload);
 }
 
-/** The loaded threads that a message belongs to: its recipient's, and its sender's. */
-const threadsOf = ({ sender }, taskId) =>
-  [...threads.value.keys()].filter((id) => id === taskId || sender === `task:${id}`);
-
-const isLoaded = (messageId) => [...threads.value.values()].some((thread) => thread.has(messageId));
-
-/** Of an unknown message: the selected thread is fetched now, others when they are selected. */
-function refetchThreads({ task_id: taskId, thread, sender }) {
+/** Something was said: the selected thread is fetched now, others when they are selected. */
+function hearSaid({ task_id: taskId, message_id: messageId, thread, sender }) {
   const id = selectedId.value;
-  const mayConcern = [taskId, thread].includes(id) || (sender ?? `task:${id}`) === `task:${id}`;
-  if (id && !PLACES.includes(id) && mayConcern) requestThread(id);
+  if (!id || PLACES.includes(id)) return;
+  if (!messageId) refreshThread(id); // a task's mail was handed over: that was said long ago
+  else if ([taskId, thread].includes(id) || sender === `task:${id}`) catchUp(id);
 }
 
 function countPending(taskId, pending) {
@@ -273,15 +219,10 @@ async function retreat() {
   setTimeout(() => socket.connect(), 1000); // the worker closed the connection itself
 }
 
-function expire() {
-  connection.value = "expired";
-  socket.disconnect();
-}
-
 async function reviveIfExpired() {
   if (connection.value !== "expired" || document.hidden) return;
-  if (!(await probe()) || connection.value !== "expired") return;
-  signIns += 1;
+  if ((await probe()) !== null || connection.value !== "expired") return;
+  signedIn();
   connection.value = "reconnecting";
   socket.connect();
 }

@@ -1,12 +1,12 @@
 // The questions of one ask: choices as buttons, and own words for each.
 
-import { useState } from "preact/hooks";
 import { html } from "./html.js";
+import { useKept } from "./kept.js";
 import { objects } from "./rule.js";
 
 /** A single question with one choice is answered by its button; else a button sends all. */
 export function Questions({ ask, busy, act }) {
-  const [given, setGiven] = useState({}); // question → its labels, or own words
+  const [given, setGiven] = useKept(`${ask.id} given`, {}); // question → its labels, or own words
   const questions = objects(ask.input?.questions)
     .filter(({ question }) => typeof question === "string");
   const atOnce = questions.length === 1 && !questions[0].multiSelect;

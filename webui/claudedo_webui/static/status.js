@@ -4,13 +4,15 @@ import { useEffect, useState } from "preact/hooks";
 import { ApiError } from "./api.js";
 import { move } from "./deeds.js";
 import { html } from "./html.js";
+import { forget, useKept } from "./kept.js";
 import { refreshHistory } from "./live.js";
 import { histories, problems, statusWord } from "./store.js";
 import { momentOf } from "./time.js";
 
 /** The panel that the status in the heading opens. */
 export function StatusPanel({ task, close }) {
-  const [words, setWords] = useState("");
+  const kept = `${task.id} words`;
+  const [words, setWords] = useKept(kept, "");
   const [busy, setBusy] = useState(false);
   const [error, setError] = useState(null);
   useEffect(() => refreshHistory(task.id), [task.id]);
@@ -19,6 +21,7 @@ export function StatusPanel({ task, close }) {
     setError(null);
     try {
       await move(task.id, status, words.trim());
+      forget(kept);
       close();
     } catch (failure) {
       if (!(failure instanceof ApiError)) throw failure;

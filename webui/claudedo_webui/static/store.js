@@ -15,6 +15,9 @@ export const loaded = signal(false);
 /** Task id → (message id → message). */
 export const threads = signal(new Map());
 
+/** Task id → {first, last, whole}: its messages are here without a gap between these two ids. */
+export const spans = signal(new Map());
+
 /** Ask id → ask (an element of `asks --json`). Closed ones stay a while, with their `outcome`. */
 export const asks = signal(new Map());
 
@@ -33,7 +36,7 @@ export const histories = signal(new Map());
 /** Bytes that one attachment may have; the worker says it. */
 export const attachmentLimit = signal(25 * 1024 * 1024);
 
-/** "tasks", "task:<id>", "thread:<id>" or "message:<id>" → why its last fetch failed. */
+/** "tasks", "task:<id>", "thread:<id>" and so on → why its last fetch failed. */
 export const problems = signal(new Map());
 
 /** "connecting", "live", "reconnecting" or "expired" (no valid cookie). */
@@ -119,7 +122,8 @@ export function dropTask(id) {
 /** Replaces the open asks; returns the ids of those that were open and are not any more. */
 export function putAsks(list) {
   const next = new Map([...asks.value].filter(([, ask]) => ask.closed_at));
-  for (const ask of list) next.set(ask.id, { ...asks.value.get(ask.id), ...ask });
+  const fresh = list.filter((ask) => !next.has(ask.id)); // no late list opens one again
+  for (const ask of fresh) next.set(ask.id, { ...asks.value.get(ask.id), ...ask });
   const gone = openAsks.value.filter((ask) => !next.has(ask.id));
   for (const ask of gone) next.set(ask.id, ask); // until it is known what became of it
   asks.value = inOrder(next);
@@ -165,6 +169,17 @@ export function putMessages(taskId, messages) {
   threads.value = new Map(threads.value).set(taskId, thread);
 }
 
+/** Forgets all messages of a thread but these. */
+export function keepMessages(taskId, messages) {
+  const kept = new Set(messages.map(({ id }) => id));
+  const thread = [...threads.value.get(taskId) ?? []].filter(([id]) => kept.has(id));
+  threads.value = new Map(threads.value).set(taskId, new Map(thread));
+}
+
+export function putSpan(taskId, span) {
+  spans.value = new Map(spans.value).set(taskId, span);
+}
+
 function mergeMessage(old, message) {
   if (!old) return message;
   const receipts = { ...old.receipts };
@@ -185,7 +200,7 @@ export function putReceipts(messageId, { receipts, via }) {
 
 /** A thread in the order it was said. */
 export function timeline(taskId) {
-  const order = (a, b) => compare(a.created_at, b.created_at) || compare(a.id, b.id);
+  const order = (a, b) => compare(a.created_at, b.created_at);
   return [...(threads.value.get(taskId)?.values() ?? [])].sort(order);
 }
 

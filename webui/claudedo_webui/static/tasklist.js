@@ -38,7 +38,7 @@ function walk(event) {
 }
 
 export function TaskList() {
-  return html`<nav class="tasks" aria-label="Tasks" onKeyDown=${walk}>
+  return html`<nav class="tasks" tabindex="-1" aria-label="Tasks" onKeyDown=${walk}>
     <${Tools} />
     <${Waiting} />
     ${groups().map(([heading, list]) => html`<section key=${heading}>

@@ -1,33 +1,20 @@
 // The selected task: what it is, what was said, and the box to say more.
 
-import { useState } from "preact/hooks";
+import { useRef, useState } from "preact/hooks";
 import { AsksOf } from "./asks.js";
 import { Composer } from "./composer.js";
 import { tokensOf } from "./counts.js";
 import { html } from "./html.js";
+import { firstKept } from "./kept.js";
 import { SessionState, failureOf } from "./session.js";
 import { StatusPanel } from "./status.js";
 import { hrefOf, nameOfParty, statusWord, tasks } from "./store.js";
 import { Timeline } from "./timeline.js";
-import { attach } from "./uploads.js";
+import { attach, useDrop } from "./uploads.js";
 
 export function TaskView({ task }) {
-  const [over, setOver] = useState(false);
-  const withFiles = (event) => event.dataTransfer?.types.includes("Files");
-  const dragOver = (event) => {
-    if (!withFiles(event)) return;
-    event.preventDefault();
-    setOver(true);
-  };
-  const leave = (event) => event.currentTarget.contains(event.relatedTarget) || setOver(false);
-  const drop = (event) => {
-    if (!withFiles(event)) return;
-    event.preventDefault();
-    setOver(false);
-    attach(task.id, event.dataTransfer.files);
-  };
-  return html`<main class="view" aria-label=${`Task ${task.name}`} data-drop=${over}
-    onDragOver=${dragOver} onDragLeave=${leave} onDrop=${drop}>
+  const drop = useDrop((files) => attach(task.id, files));
+  return html`<main class="view" tabindex="-1" aria-label=${`Task ${task.name}`} ...${drop}>
     <${Heading} task=${task} />
     <${AsksOf} task=${task} />
     <${Timeline} task=${task} />
@@ -37,7 +24,12 @@ export function TaskView({ task }) {
 
 function Heading({ task }) {
   const reason = task.session?.reason;
-  const [open, setOpen] = useState(false);
+  const [open, setOpen] = useState(() => firstKept(task.id, ["words"]) !== null);
+  const opener = useRef(null);
+  const close = () => {
+    setOpen(false);
+    opener.current.focus();
+  };
   return html`<div class="heading">
     <div class="title">
       <a class="back" href="#" aria-label="All tasks">‹</a>
@@ -50,8 +42,8 @@ function Heading({ task }) {
       && html`<p class="full-title"><bdi>${task.title}</bdi></p>`}
     <${Failure} failure=${task.session?.failure} session=${task.session} />
     <dl class="facts">
-      <${Fact} name="status"><button type="button" class="quiet" aria-expanded=${open}
-        onClick=${() => setOpen(!open)}>${statusWord(task.status)}${" "}
+      <${Fact} name="status"><button type="button" class="quiet" ref=${opener}
+        aria-expanded=${open} onClick=${() => setOpen(!open)}>${statusWord(task.status)}${" "}
         <span aria-hidden="true">▾</span></button><//>
       ${task.assignee === "human" && html`<${Fact} name="from"><bdi>${
         nameOfParty(task.creator ?? "user")}</bdi><//>`}
@@ -60,12 +52,13 @@ function Heading({ task }) {
       ${task.worktree && html`<${Fact} name="worktree">
         <${Copyable} text=${task.worktree} what="worktree path" /><//>`}
       ${task.peers?.length > 0 && html`<${Fact} name="peers"><${Peers} task=${task} /><//>`}
-      ${task.session?.version && html`<${Fact} name="claude">${task.session.version}<//>`}
-      ${task.session?.transports?.length > 0 && html`<${Fact} name="paths">${
+      ${task.session?.version && html`<${Fact} name="claude" minor=${true}>${
+        task.session.version}<//>`}
+      ${task.session?.transports?.length > 0 && html`<${Fact} name="paths" minor=${true}>${
         task.session.transports.join(", ")}<//>`}
       <${Usage} usage=${task.session?.usage} />
     </dl>
-    ${open && html`<${StatusPanel} task=${task} close=${() => setOpen(false)} />`}
+    ${open && html`<${StatusPanel} task=${task} close=${close} />`}
   </div>`;
 }
 
@@ -82,11 +75,13 @@ function Usage({ usage }) {
   const given = usage.input_tokens + usage.cache_read_tokens + usage.cache_creation_tokens;
   const cost = usage.cost_usd === null ? "" : `, $${usage.cost_usd.toFixed(2)}`;
   return html`<${Fact} name="context">${tokensOf(usage.context_tokens)} tokens<//>
-    <${Fact} name="used">${tokensOf(given)} in, ${tokensOf(usage.output_tokens)} out${cost}<//>`;
+    <${Fact} name="used" minor=${true}>${tokensOf(given)} in, ${
+      tokensOf(usage.output_tokens)} out${cost}<//>`;
 }
 
-function Fact({ name, children }) {
-  return html`<div class="fact"><dt>${name}</dt><dd>${children}</dd></div>`;
+/** `minor`: left out where there is little room. */
+function Fact({ name, minor, children }) {
+  return html`<div class="fact" data-minor=${minor}><dt>${name}</dt><dd>${children}</dd></div>`;
 }
 
 /** A path that a click selects whole, and a button that copies it. */

@@ -5,10 +5,11 @@ import { sizeOf } from "./counts.js";
 import { edit } from "./drafts.js";
 import { html } from "./html.js";
 import { Prose } from "./prose.js";
-import { hrefOf, problems, tasks, threads, timeline } from "./store.js";
+import { hrefOf, problems, spans, tasks, threads, timeline } from "./store.js";
+import { fetchEarlier } from "./threads.js";
 import { clockOf, dayOf } from "./time.js";
 
-const PAGE = 150; // messages drawn at first, and by each "show earlier"
+const PAGE = 100; // messages drawn at first, and by each "show earlier"
 const NEAR_PX = 60; // so close to the end counts as being there
 const LONG_CHARACTERS = 1600;
 const LONG_LINES = 18;
@@ -20,11 +21,21 @@ export function Timeline({ task }) {
   const all = timeline(task.id);
   const messages = all.slice(-shown);
   const { box, inner, behind, toEnd } = useEnd();
+  const hold = useHold(box, messages[0]?.id);
+  const [busy, setBusy] = useState(false);
+  const whole = spans.value.get(task.id)?.whole ?? true;
+  const earlier = async () => {
+    setBusy(true);
+    if (all.length < shown + PAGE && !whole) await fetchEarlier(task.id);
+    hold();
+    setShown(shown + PAGE);
+    setBusy(false);
+  };
   return html`<div class="log-frame">
     <div class="log" ref=${box} role="log" aria-label="Messages" tabindex="0">
       <div class="log-inner" ref=${inner}>
-        ${all.length > shown && html`<button type="button" class="quiet earlier"
-          onClick=${() => setShown(shown + PAGE)}>Show ${all.length - shown} earlier</button>`}
+        ${(all.length > shown || !whole) && html`<button type="button" class="quiet earlier"
+          disabled=${busy} onClick=${earlier}>Show earlier messages</button>`}
         <${Notice} task=${task} empty=${all.length === 0} />
         ${messages.flatMap((message, at) => [
           startsDay(message, messages[at - 1]) && html`<h2 class="day" key=${`day ${message.id}`}>${
@@ -76,6 +87,18 @@ function useEnd() {
     };
   }, []);
   return { box, inner, behind, toEnd };
+}
+
+/** Gives a function that keeps what is read in its place when more is drawn above it. */
+function useHold(box, first) {
+  const below = useRef(null);
+  useLayoutEffect(() => {
+    if (below.current !== null) box.current.scrollTop = box.current.scrollHeight - below.current;
+    below.current = null;
+  }, [first]);
+  return () => {
+    below.current = box.current && box.current.scrollHeight - box.current.scrollTop;
+  };
 }
 
 function Message({ message, task }) {
@@ -132,7 +155,7 @@ const firstLine = (text) => text.trim().split("\n", 1)[0].slice(0, 120);
 
 function InReplyTo({ task, id }) {
   const original = threads.value.get(task.id)?.get(id);
-  if (!original) return html`<p class="in-reply">in reply to ${id}</p>`;
+  if (!original) return html`<p class="in-reply">in reply to an earlier message</p>`;
   const go = () => {
     const target = document.getElementById(anchorOf(id));
     target?.scrollIntoView({ block: "center" });

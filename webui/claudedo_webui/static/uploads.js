@@ -1,8 +1,10 @@
 // Files on their way to the worker: sent at once when they are chosen, carried by the next message.
 
+import { useState } from "preact/hooks";
 import { ApiError, upload } from "./api.js";
 import { sizeOf } from "./counts.js";
 import { newKey, putFile } from "./drafts.js";
+import { expire } from "./fetching.js";
 import { attachmentLimit } from "./store.js";
 
 const running = new Map(); // file key → AbortController
@@ -18,14 +20,39 @@ export function forgetUpload(key) {
   running.delete(key);
 }
 
-/** Lets the person choose files. */
-export function choose(taskId) {
+/** Lets the person choose files for the draft of a task. */
+export const choose = (taskId) => chooseFiles((files) => attach(taskId, files));
+
+/** Lets the person choose files, and calls `take` with them. */
+export function chooseFiles(take) {
   const input = document.createElement("input");
   input.type = "file";
   input.multiple = true;
-  input.addEventListener("change", () => attach(taskId, input.files));
+  input.addEventListener("change", () => take(input.files));
   input.click();
 }
+
+/** Gives what lets files be dropped on a place: attributes, and whether some are held over it. */
+export function useDrop(take) {
+  const [over, setOver] = useState(false);
+  const onDragOver = (event) => bringsFiles(event) && setOver(true);
+  const onDragLeave = (event) =>
+    event.currentTarget.contains(event.relatedTarget) || setOver(false);
+  const onDrop = (event) => {
+    setOver(false);
+    if (bringsFiles(event)) take(event.dataTransfer.files);
+  };
+  return { onDragOver, onDragLeave, onDrop, "data-drop": over };
+}
+
+/** A file that misses its place must not be opened instead of the page. */
+export function keepPage() {
+  for (const type of ["dragover", "drop"]) {
+    addEventListener(type, (event) => bringsFiles(event) && event.preventDefault());
+  }
+}
+
+const bringsFiles = (event) => event.dataTransfer?.types.includes("Files") ?? false;
 
 async function send(taskId, file) {
   const key = newKey();
@@ -48,6 +75,7 @@ async function send(taskId, file) {
     if (running.has(key)) putFile(taskId, { ...kept, key });
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
+    if (error.code === "unauthorized") expire();
     if (error.code !== "aborted") putFile(taskId, { key, error: error.message });
   } finally {
     running.delete(key);

@@ -1,7 +1,7 @@
 // The workspaces, to be renamed or deleted, and the tokens that let other clients in.
 // Tokens are made in a terminal: their text is shown there once, and never here.
 
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import { ApiError } from "./api.js";
 import { plural } from "./counts.js";
 import { deleteWorkspace, renameWorkspace, revokeToken, stopSessions } from "./deeds.js";
@@ -11,7 +11,7 @@ import { Age, momentOf } from "./time.js";
 
 export function Workspaces() {
   const problem = problems.value.get("workspaces");
-  return html`<main class="view scrolls" aria-label="Workspaces and tokens">
+  return html`<main class="view scrolls" tabindex="-1" aria-label="Workspaces and tokens">
     <div class="heading"><div class="title"><a class="back" href="#" aria-label="All tasks">‹</a>
       <h1>Workspaces and tokens</h1></div></div>
     <div class="sheet wide">
@@ -101,7 +101,7 @@ function Deletion({ one, busy, error, act, run }) {
 function Named({ label, button, first = "", busy, ready, go, danger }) {
   const [text, setText] = useState(first);
   const box = useRef(null);
-  useEffect(() => box.current.focus(), []);
+  useLayoutEffect(() => box.current.focus(), []);
   const may = !busy && ready(text.trim());
   return html`<div class="named"><label><span><bdi>${label}</bdi></span>
       <input ref=${box} type="text" value=${text} autocomplete="off" spellcheck=${false}

@@ -18,7 +18,7 @@ from claudedo.errors import ConflictError, NotFoundError, UsageError
 from claudedo.model import Ask, AskKind, Task
 from claudedo_worker import decision, journal
 from claudedo_worker.api.context import Context
-from claudedo_worker.api.decode import body_of, check_keys, flag, line, optional
+from claudedo_worker.api.decode import body_of, check_keys, flag, line, lines, optional
 from claudedo_worker.asks import HELD_PATIENCE, conflict
 from claudedo_worker.decision import Decision
 from claudedo_worker.linked import Linked
@@ -71,7 +71,8 @@ async def _decide_task(context: Context, ask: Ask, said: Decision) -> Ask:
     if ask.closed_at is not None:
         raise conflict(ask)
     outcome, words = decision.of_task(said)
-    return await context.threads.decide(ask, outcome, words, keep_open=said.keep_open)
+    given = said.attachments or ()
+    return await context.threads.decide(ask, outcome, words, keep_open=said.keep_open, given=given)
 
 
 async def _live_of(context: Context, ask: Ask, task: Task) -> Linked:
@@ -132,6 +133,7 @@ def _decision(data: Mapping[str, Any]) -> Decision:
         reason=optional(data, "reason"),
         text=optional(data, "text"),
         keep_open=flag(data, "keep_open"),
+        attachments=list(lines(data, "attachments")) or None,
         answers=_answers(data.get("answers")),
         input=given,
     )

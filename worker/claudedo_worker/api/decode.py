@@ -63,6 +63,13 @@ def lines(data: Mapping[str, Any], key: str) -> tuple[str, ...]:
     return tuple(line({key: value}, key) for value in values or ())
 
 
+def objects(data: Mapping[str, Any], key: str) -> tuple[dict[str, Any], ...]:
+    values = data.get(key)
+    if not isinstance(values, list | None) or not all(isinstance(v, dict) for v in values or ()):
+        raise UsageError(f"`{key}` must be a list of objects.")
+    return tuple(values or ())
+
+
 def flag(data: Mapping[str, Any], key: str) -> bool:
     value = data.get(key)
     if not isinstance(value, bool | None):
@@ -96,6 +103,12 @@ def wait_seconds(request: Request) -> float:
     except ValueError as error:
         raise UsageError("`wait` must be a number of seconds.") from error
     return min(seconds, LONGEST_WAIT) if seconds > 0 else 0.0
+
+
+def announced(request: Request) -> int:
+    """The size of the body in bytes, 0 if the client does not say."""
+    size = request.headers.get("content-length", "0")
+    return int(size) if size.isascii() and size.isdigit() and len(size) < 19 else 0
 
 
 def environment(data: Mapping[str, Any]) -> dict[str, str]:

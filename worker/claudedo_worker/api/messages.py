@@ -25,6 +25,9 @@ from claudedo_worker.api.decode import (
 FOUND = 1000
 """So many messages one search returns at most."""
 
+LONGEST_PART = 500
+"""So many messages one part of a thread has at most."""
+
 
 async def send_message(context: Context, request: Request) -> Response:
     """Store a message for a task."""
@@ -45,9 +48,17 @@ async def send_message(context: Context, request: Request) -> Response:
 
 
 async def thread(context: Context, request: Request) -> Response:
-    """What was said to a task and by it."""
+    """What was said to a task and by it, oldest first; all of it, or a part."""
     task = await task_of(context, request)
-    messages = await context.store.thread(task.id)
+    before, after = (request.query_params.get(name) for name in ("before", "after"))
+    if before and after:
+        raise UsageError("Give `before` or `after`, not both.")
+    limit = number(request, "limit")
+    if before or after or limit:
+        most = min(limit or LONGEST_PART, LONGEST_PART)
+        messages = await context.store.thread_part(task.id, most, before=before, after=after)
+    else:
+        messages = await context.store.thread(task.id)
     return JSONResponse([protocol.message_json(message) for message in messages])
 
 

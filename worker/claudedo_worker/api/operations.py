@@ -150,7 +150,14 @@ OPERATIONS: Mapping[str, Operation] = {
     "POST /api/tasks/{task}/merge": Operation(gives=shapes.Merged, takes=shapes.MergeOrder),
     "POST /api/tasks/{task}/proposal": Operation(gives=shapes.Proposal, takes=shapes.ProposalOrder),
     "POST /api/tasks/{task}/messages": Operation(gives=shapes.SentMessage, takes=shapes.NewMessage),
-    "GET /api/tasks/{task}/messages": Operation(gives=list[shapes.Message]),
+    "GET /api/tasks/{task}/messages": Operation(
+        gives=list[shapes.Message],
+        parameters=(
+            _query("limit", int, "How many at most, the newest; at most 500. All by omission."),
+            _query("before", str, "The id of a message: only what stands before it, next to it."),
+            _query("after", str, "The id of a message: only what stands after it, next to it."),
+        ),
+    ),
     "GET /api/messages": Operation(
         gives=list[shapes.Message],
         parameters=(

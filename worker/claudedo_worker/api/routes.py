@@ -39,10 +39,11 @@ from claudedo_worker.api import (
     workspaces,
 )
 from claudedo_worker.api.context import Context, Handler
+from claudedo_worker.api.decode import announced
 from claudedo_worker.api.problems import http_problem, problem_response, unexpected
 
 BODY_LIMIT = 4 * 1024 * 1024
-MCP_BODY_LIMIT = 40 * 1024 * 1024  # an attachment of 25 MiB in base64, and what is around it
+FILES_BODY_LIMIT = 40 * 1024 * 1024  # an attachment of 25 MiB in base64, and what is around it
 
 PEOPLE = frozenset({Kind.PERSON, Kind.PAGE})
 OURS = PEOPLE | {Kind.SESSION}
@@ -89,7 +90,7 @@ ROUTES = (
     Rule("GET", "/api/workspaces/{workspace}/events", stream.workspace_events, LISTENERS),
     Rule("GET", "/api/resolve", tasks.resolve, OURS),
     Rule("GET", "/api/tasks", tasks.list_tasks, OURS),
-    Rule("POST", "/api/tasks", threads.create_task, PEOPLE),
+    Rule("POST", "/api/tasks", threads.create_task, PEOPLE, FILES_BODY_LIMIT),
     Rule("GET", "/api/tasks/{task}", tasks.show_task, OURS),
     Rule("POST", "/api/tasks/{task}/status", threads.move_task, PEOPLE),
     Rule("GET", "/api/tasks/{task}/history", threads.history, PEOPLE),
@@ -127,7 +128,7 @@ ROUTES = (
     Rule("GET", "/api/tokens", tokens.list_tokens, PEOPLE),
     Rule("POST", "/api/tokens/{token}/rotate", tokens.rotate_token, TERMINAL),
     Rule("DELETE", "/api/tokens/{token}", tokens.revoke_token, PEOPLE),
-    Rule("POST", "/mcp/{workspace}", clients.mcp_post, CLIENTS, MCP_BODY_LIMIT),
+    Rule("POST", "/mcp/{workspace}", clients.mcp_post, CLIENTS, FILES_BODY_LIMIT),
     Rule("GET", "/mcp/{workspace}", clients.mcp_get, CLIENTS),
     Rule("DELETE", "/mcp/{workspace}", clients.mcp_delete, CLIENTS),
 )
@@ -170,7 +171,12 @@ def _guarded(context: Context, rule: Rule) -> Callable[[Request], Awaitable[Resp
                 f"{protocol.PROTOCOL_VERSION}), this command speaks protocol {spoken}. Run "
                 "`claudedo worker stop`; the sessions go on, and the next command starts a new one."
             )
-        return await rule.handler(context, request)
+        try:
+            return await rule.handler(context, request)
+        except ClaudedoError:
+            if rule.streams:
+                request.state.cut = not await _drained(request)
+            raise
 
     return endpoint
 
@@ -190,6 +196,17 @@ def _denial(access: Access, rule: Rule) -> ClaudedoError:
     if access.kind is Kind.SESSION:
         return ForbiddenError("This is a person's decision; a session cannot take it.")
     return ForbiddenError("This can only be done from a terminal.")
+
+
+async def _drained(request: Request) -> bool:
+    """Read the rest of a body that is refused; False if it is too long, and the rest is cut off."""
+    if announced(request) > BODY_LIMIT:
+        return False
+    try:
+        await _body(request, BODY_LIMIT)
+    except UsageError:
+        return False
+    return True
 
 
 async def _body(request: Request, limit: int) -> bytes:

@@ -514,6 +514,15 @@ class NewName:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GivenFile:
+    """A file that comes with what carries it; `data` is base64."""
+
+    filename: str
+    data: str
+    mimeType: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class NewTask:
     """A task for an agent or for the person, in a workspace, or in the one of the folder `cwd`."""
 
@@ -522,6 +531,7 @@ class NewTask:
     assignee: Assignee = Assignee.AGENT
     workspace: str | None = None
     cwd: str | None = None
+    attachments: list[GivenFile] = field(default_factory=list)
     key: str | None = None
 
 

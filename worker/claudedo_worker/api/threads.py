@@ -11,7 +11,7 @@ from claudedo import moves, protocol
 from claudedo.errors import StorageError, UsageError
 from claudedo.model import Assignee, Attachment, Task, TaskStatus
 from claudedo_worker.api.context import Context, party_of, task_of
-from claudedo_worker.api.decode import body_of, line, optional, text
+from claudedo_worker.api.decode import announced, body_of, line, objects, optional, text
 from claudedo_worker.api.tokens import workspace_of
 from claudedo_worker.threads import PERSON
 
@@ -25,7 +25,7 @@ _SAVED = {
 
 
 async def create_task(context: Context, request: Request) -> Response:
-    """A new task: for an agent, or a reminder for the person."""
+    """A new task: for an agent, or a reminder for the person. Its files come with it, in base64."""
     data = body_of(request)
     assignee = optional(data, "assignee") or Assignee.AGENT
     if assignee not in set(Assignee):
@@ -38,6 +38,7 @@ async def create_task(context: Context, request: Request) -> Response:
         title=title,
         body=body,
         assignee=Assignee(assignee),
+        attachments=objects(data, "attachments"),
         key=optional(data, "key"),
     )
     return JSONResponse(_shown(task))
@@ -65,8 +66,7 @@ async def upload(context: Context, request: Request) -> Response:
     task, party = await task_of(context, request), await party_of(context, request)
     await context.threads.find(party, task.id)
     filename = line(request.query_params, "filename")
-    request.state.cut = True  # what is still on its way when this is refused is not read
-    context.attachments.check_size(_announced(request), filename)
+    context.attachments.check_size(announced(request), filename)
     kept = context.attachments.keep(
         _chunks(request), filename=filename, mime_type=request.query_params.get("type")
     )
@@ -93,12 +93,6 @@ def _saved(context: Context, file: Attachment) -> Response:
         content_disposition_type="attachment",
         headers=_SAVED,
     )
-
-
-def _announced(request: Request) -> int:
-    """The size of the body, 0 if the client does not say."""
-    size = request.headers.get("content-length", "0")
-    return int(size) if size.isascii() and size.isdigit() else 0
 
 
 async def _chunks(request: Request) -> AsyncIterator[bytes]:

@@ -37,7 +37,8 @@ async def list_tokens(context: Context, request: Request) -> Response:
         [
             {**_shown(token, workspaces[token.workspace_id]), "sessions": counts.get(token.id, 0)}
             for token in await context.store.tokens()
-            if wanted in (None, token.workspace_id, workspaces[token.workspace_id].name)
+            if token.workspace_id in workspaces  # not one that came meanwhile
+            and wanted in (None, token.workspace_id, workspaces[token.workspace_id].name)
         ]
     )
 

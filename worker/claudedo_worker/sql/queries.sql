@@ -58,6 +58,16 @@ RETURNING id;
 UPDATE task_messages SET task_id = :to, thread_id = :task_id
  WHERE task_id = :task_id AND party IS NULL AND delivered_at IS NULL;
 
+-- given_to_holders: What in a claimed task's thread waits for a session that held it
+SELECT id, task_id FROM task_messages
+ WHERE thread_id = :task_id AND task_id <> :task_id AND party IS NULL AND delivered_at IS NULL
+   AND NOT EXISTS (SELECT 1 FROM attempt_messages JOIN attempts ON attempts.id = attempt_id
+                    WHERE message_id = task_messages.id AND outcome = 'open' AND reminder = 0);
+
+-- take_back: It goes back to the task
+UPDATE task_messages SET task_id = thread_id, thread_id = NULL
+ WHERE id IN (SELECT value FROM json_each(:ids));
+
 -- extend_claims: A party shows signs of life: what it claimed stays its own, never for less long
 UPDATE tasks SET held_until = :until
  WHERE holder = :party AND status IN ('notstarted', 'ongoing', 'blocked')
@@ -80,6 +90,14 @@ DELETE FROM workspaces WHERE id = :id;
 
 -- delete_task: Remove a task with its sessions, messages and links
 DELETE FROM tasks WHERE id = :id;
+
+-- keep_said: What was said to the session of a task in the thread of another one stays in that
+-- thread; where that is a person's, nobody has to act on it any more
+UPDATE task_messages SET task_id = thread_id, thread_id = NULL,
+       party = CASE (SELECT assignee FROM tasks WHERE tasks.id = thread_id)
+               WHEN 'human' THEN 'user' ELSE party END
+ WHERE task_id = :task_id AND thread_id <> :task_id
+   AND EXISTS (SELECT 1 FROM tasks WHERE tasks.id = thread_id);
 
 -- forget_words: The words of messages that are gone
 DELETE FROM message_words WHERE message_id NOT IN (SELECT id FROM task_messages);
@@ -201,6 +219,10 @@ SELECT task_messages.*, tasks.name AS recipient
   FROM task_messages JOIN tasks ON tasks.id = task_messages.task_id
  WHERE sender = :sender AND key = :key;
 
+-- receipts: How far some messages came, in the order in which they were stored
+SELECT id, task_id, via, created_at AS stored_at, offered_at, delivered_at, read_at, answered_at
+  FROM task_messages WHERE id IN (SELECT value FROM json_each(:ids)) ORDER BY rowid;
+
 -- message: One message with its recipient's name
 SELECT task_messages.*, tasks.name AS recipient
   FROM task_messages JOIN tasks ON tasks.id = task_messages.task_id
@@ -211,6 +233,28 @@ SELECT task_messages.*, tasks.name AS recipient
   FROM task_messages JOIN tasks ON tasks.id = task_messages.task_id
  WHERE task_messages.task_id = :task_id OR thread_id = :task_id OR sender = 'task:' || :task_id
  ORDER BY task_messages.created_at, task_messages.rowid;
+
+-- part_place: Where a message stands, if it is one of those of `thread`
+SELECT rowid AS place FROM task_messages
+ WHERE id = :id AND (task_id = :task_id OR thread_id = :task_id OR sender = 'task:' || :task_id);
+
+-- part_before: Those of `thread` before a place, newest first
+SELECT task_messages.*, tasks.name AS recipient
+  FROM task_messages JOIN tasks ON tasks.id = task_messages.task_id
+ WHERE task_messages.rowid IN (SELECT rowid FROM task_messages WHERE task_id = :task_id
+                         UNION SELECT rowid FROM task_messages WHERE thread_id = :task_id
+                         UNION SELECT rowid FROM task_messages WHERE sender = 'task:' || :task_id)
+   AND task_messages.rowid < :place
+ ORDER BY task_messages.rowid DESC LIMIT :limit;
+
+-- part_after: Those of `thread` after a place, oldest first. The signs keep it from looking at what
+-- was said before that place.
+SELECT task_messages.*, tasks.name AS recipient
+  FROM task_messages JOIN tasks ON tasks.id = task_messages.task_id
+ WHERE task_messages.rowid > :place
+   AND (+task_messages.task_id = :task_id OR +thread_id = :task_id
+        OR +sender = 'task:' || :task_id)
+ ORDER BY task_messages.rowid LIMIT :limit;
 
 -- thread_before: What was said in a task's own thread before a place, newest first
 SELECT task_messages.*, tasks.name AS recipient, task_messages.rowid AS place
@@ -232,15 +276,17 @@ SELECT id FROM task_messages
    AND read_at IS NOT NULL AND answered_at IS NULL;
 
 -- mail_of: What a party that is no session of ours has to act on and did not confirm: halt first,
--- then high, then by age. `lent_to` has it now; `lent` if any connection has, or had, it.
+-- then high, then by age. `lent_to` has it now; `lent` if any connection has, or had, it. `whose`:
+-- only what no connection has but this one; '*' for all.
 SELECT task_messages.*, tasks.name AS recipient, lends.connection_id AS lent_to,
        lends.pushed, lends.message_id IS NOT NULL AS lent
   FROM task_messages JOIN tasks ON tasks.id = task_messages.task_id
   LEFT JOIN lends ON lends.message_id = task_messages.id
  WHERE delivered_at IS NULL
    AND (party = :party OR (party IS NULL AND tasks.holder = :party))
+   AND (:whose = '*' OR lends.connection_id IS NULL OR lends.connection_id = :whose)
  ORDER BY CASE priority WHEN 'halt' THEN 0 WHEN 'high' THEN 1 ELSE 2 END,
-          task_messages.created_at, task_messages.rowid;
+          task_messages.created_at, task_messages.rowid LIMIT :limit;
 
 -- insert_attachment: A file that was given
 INSERT INTO attachments (id, task_id, message_id, filename, mime_type, size, sha256, party, created_at)
@@ -386,11 +432,23 @@ UPDATE task_messages
                           THEN :at ELSE answered_at END
  WHERE id = :id AND delivered_at IS NOT NULL AND forgotten = 0 AND read_at IS NULL;
 
--- mark_answered: A reply came back from the recipient, and the message was read before. A person
+-- mark_answered: A reply came back from the recipient of messages that were read before. A person
 -- sees every reply in the thread; a session is answered only by what is sent to it.
 UPDATE task_messages SET answered_at = :at
- WHERE id = :id AND 'task:' || task_id = :sender AND sender IN ('user', 'task:' || :recipient)
-   AND read_at IS NOT NULL AND answered_at IS NULL;
+ WHERE id IN (SELECT value FROM json_each(:ids))
+   AND 'task:' || task_id = :sender AND sender IN ('user', 'task:' || :recipient)
+   AND read_at IS NOT NULL AND answered_at IS NULL
+RETURNING id;
+
+-- mark_replied: A client replied to a message of its mail by its id, so it had that in hand. Nobody
+-- sees a client's transcript: nothing else tells how far its mail came.
+UPDATE task_messages
+   SET offered_at = coalesce(offered_at, :at), delivered_at = coalesce(delivered_at, :at),
+       read_at = coalesce(read_at, :at), answered_at = :at
+ WHERE id = :id AND answered_at IS NULL AND sender IN ('user', 'task:' || :recipient)
+   AND (party = :sender OR (party IS NULL AND EXISTS
+        (SELECT 1 FROM tasks WHERE tasks.id = task_messages.task_id AND holder = :sender)))
+RETURNING id;
 
 -- forget: A delivered message that was not read is out of the context again
 UPDATE task_messages SET forgotten = 1
@@ -427,9 +485,10 @@ SELECT DISTINCT attempts.* FROM attempts
    AND forgotten = 0
  ORDER BY attempts.created_at, attempts.rowid;
 
--- insert_event: A fact, stored with what it tells of
+-- insert_events: Facts of one kind about one task, stored with what they tell of, in its order
 INSERT INTO events (type, workspace_id, task_id, payload, at)
-VALUES (:type, :workspace_id, :task_id, :payload, :at) RETURNING seq;
+SELECT :type, :workspace_id, :task_id, value, :at FROM json_each(:payloads) WHERE true ORDER BY key
+RETURNING seq;
 
 -- events_after: The facts after a number, in order
 SELECT * FROM events WHERE seq > :after ORDER BY seq LIMIT :limit;

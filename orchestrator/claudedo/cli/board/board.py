@@ -9,7 +9,7 @@ from typing import ClassVar
 from textual.binding import Binding, BindingType
 from textual.widget import Widget
 
-from claudedo.cli import render
+from claudedo.cli import ask_view, render
 from claudedo.cli.board import picture
 from claudedo.cli.board.decisions import Decisions
 from claudedo.cli.board.deeds import Deeds
@@ -49,11 +49,12 @@ What asks for you stands on top, oldest first; then every task and its session.
  s             send a message; the line above the keys says how far it came
 
 On an ask
- y             allow, approve; what is not shown in full is opened first
+ y             allow, approve, a task is done; what is unseen is opened first
  Y (or A)      allow, and keep the rule that the CLI suggests, for this session
- n             deny, with a reason if you like
+ n             deny or reject, with a reason if you like
  e             edit the command or input in $EDITOR, then allow it
- w             answer, by number or in own words; say what a plan lacks
+ w             answer, by number or in own words; say what a plan lacks;
+               answer a task, which completes it (s only says something)
 
 On a session
  d  l          its diff; its conversation
@@ -187,7 +188,11 @@ class Listing(Sheet):
             self._with_task(lambda task: self._deeds.attach(task["id"], render.line(task["name"])))
 
     def _attach_to(self, ask: Json) -> None:
-        self._deeds.attach(ask["task"], render.line(str(ask["task_name"])))
+        session = ask_view.session_of(ask)
+        if session is None:
+            self.desk.say("Who asks this is no session of ours.", wrong=True)
+        else:
+            self._deeds.attach(session, render.line(str(ask["task_name"])))
 
     def action_send(self) -> None:
         self._with_task(self._deeds.send)

@@ -82,9 +82,12 @@ class Decisions:
 
     def deny(self, ask: Json) -> None:
         """Deny it, with a reason for the session if the person gives one."""
+        verb, question = "deny", "What is the session to do instead?"
+        if ask["kind"] == "task":
+            verb, question = "reject", "What is who asked told?"
         lines = [
-            Text(f"Deny: {render.line(ask['title'])}", "bold"),
-            Text("What is the session to do instead? May stay empty.", "dim"),
+            Text(f"{verb.capitalize()}: {render.line(ask['title'])}", "bold"),
+            Text(f"{question} May stay empty.", "dim"),
         ]
 
         def written(reason: str | None) -> None:
@@ -92,7 +95,7 @@ class Decisions:
                 given = {"reason": reason.strip()} if reason.strip() else {}
                 self._send([ask], {"decision": "deny", **given})
 
-        self._desk.push_screen(Write(lines, done="deny", empty=True), written)
+        self._desk.push_screen(Write(lines, done=verb, empty=True), written)
 
     def edit(self, ask: Json) -> None:
         """Let the person change the tool's input; shows the difference before it is allowed."""
@@ -118,8 +121,10 @@ class Decisions:
             if text is not None:
                 self._send([ask], {"decision": "answer", "text": text})
 
-        title = Text(render.line(ask["title"]), "bold")
-        self._desk.push_screen(Write([title], begun, done="answer"), written)
+        lines = [Text(render.line(ask["title"]), "bold")]
+        if ask["kind"] == "task":
+            lines.append(Text("This completes it; s in the list says something only.", "dim"))
+        self._desk.push_screen(Write(lines, begun, done="answer"), written)
 
     def _ask(
         self, ask: Json, left: list[Question], given: dict[str, answers.Answer], begun: str = ""
@@ -197,7 +202,7 @@ class Decisions:
 
 
 def _what(ask: Json) -> str:
-    return f"{ask['task_name']}'s {ask['kind']}"
+    return f"{ask['task_name']}" + ("" if ask["kind"] == "task" else f"'s {ask['kind']}")
 
 
 def _text(cell: Cell) -> Text:

@@ -11,6 +11,7 @@ from textual import events
 from textual.binding import Binding, BindingType
 
 from claudedo.cli import ask_view, render
+from claudedo.cli.ask import whole
 from claudedo.cli.board.dialogs import key_line
 from claudedo.cli.board.lines import Lines
 from claudedo.cli.board.picture import Json
@@ -188,10 +189,10 @@ class AskReading(Consent):
 
     def on_mount(self) -> None:
         self.draw()
-        self.desk.work(lambda: self.desk.client.ask(self.ask["id"]), self._know_more)
+        self.desk.work(lambda: whole(self.desk.client, self.ask), self._know_more)
 
     def _know_more(self, ask: Json) -> None:
-        self._more = ask
+        self._more, self._body = ask, ask_view.body(ask)
         self.draw()
 
     def draw(self) -> None:
@@ -215,7 +216,7 @@ class AskReading(Consent):
         return lines
 
     def title_line(self, width: int, more: str) -> Text:
-        text = ask_view.row(ask_view.head(self.ask))
+        text = ask_view.row(ask_view.head(self._more))
         text.no_wrap, text.end = True, ""
         text.truncate(max(1, width - len(more)), overflow="ellipsis")
         return text.append(more, "dim")
