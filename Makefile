@@ -50,7 +50,7 @@ chaos: $(DEV) $(CLAUDES) ## Kill processes at random points and see that no mess
 	@$(pytest) -m chaos --durations=15 $(ARGS)
 
 .PHONY: bench
-bench: $(DEV) $(CLAUDES) ## Measure what `claudedo run` costs over a bare `claude -p`; takes ten minutes, on a quiet machine
+bench: $(DEV) $(CLAUDES) ## Measure what `claudedo run` costs over a bare `claude -p`; half an hour, wants a quiet machine
 	@CLAUDEDO_TEST_CLAUDES="$(call colon_separated,$(CLAUDES))" .venv/bin/python -m tests.bench.one_shot $(ARGS)
 
 .PHONY: check

@@ -20,6 +20,7 @@ from claudedo.model import (
     Message,
     Move,
     OneShot,
+    QueueStatus,
     Receipts,
     Session,
     Task,
@@ -127,7 +128,7 @@ def one_shot_json(
     task: Task, one_shot: OneShot, session: Session | None, needs: Sequence[str]
 ) -> dict[str, Any]:
     """One element of `queue ls --json` and `queue run --json`; `needs` are names."""
-    verdict = one_shot.verdict
+    verdict, runs = one_shot.verdict, one_shot.status is QueueStatus.RUNNING
     return {
         "name": task.name,
         "task": task.id,
@@ -147,7 +148,7 @@ def one_shot_json(
         "priority": one_shot.priority,
         "branch": task.branch,
         "worktree": task.worktree,
-        "doing": session.waiting_for if session and session.state.live else None,
+        "doing": session.waiting_for if runs and session and session.state.live else None,
         "not_before": one_shot.not_before,
         "started_at": one_shot.started_at,
         "ended_at": one_shot.ended_at,

@@ -443,6 +443,7 @@ def test_a_person_reaches_what_runs_and_answers_what_it_asks(world: World) -> No
             Text("You said it."),
         ],
     )
+    world.run("worker", "start")
     world.run("queue", "add", "--file", tasks_of(world, FOUR), "--permission-mode", "default")
     early = world.send("told", "MAIL-EARLY")
     queue = world.begin("queue", "run", "--jobs", "4", "--ask-timeout", "120", "--json")

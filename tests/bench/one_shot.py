@@ -45,7 +45,12 @@ class Case:
     seconds: float
 
 
-CASES = (Case("quick", 1, 0.0), Case("steps", 5, 0.0), Case("work", 5, 1.0))
+CASES = (
+    Case("quick", 1, 0.0),
+    Case("steps", 5, 0.0),
+    Case("work", 5, 1.0),
+    Case("long", 10, 2.0),
+)
 
 
 def brain(case: Case) -> Callable[[ModelRequest], Answer]:
@@ -155,17 +160,21 @@ def measure(world: World, case: Case, runs: int) -> dict[str, list[dict[str, flo
 
 
 def shown(case: Case, taken: Mapping[str, list[dict[str, float]]]) -> Iterator[str]:
-    """Medians, ratios within this measurement, and where the time went."""
+    """What each takes, what the neighbouring runs differ by, and where the time went.
+
+    Medians; in brackets the best of all runs.
+    """
     alone, ours, trees = (_spans(taken[kind]) for kind in ("bare", "one_shot", "worktree"))
-    plain, run, tree = (statistics.median(spans["whole"]) for spans in (alone, ours, trees))
-    more = (run - plain) / plain
-    less = (run - tree - plain) / plain
+    wholes = list(zip(alone["whole"], ours["whole"], trees["whole"], strict=True))
+    more = [run - plain - tree for plain, run, tree in wholes]
+    shares = [(run - plain - tree) / plain for plain, run, tree in wholes]
+    best = min(ours["whole"]) - min(alone["whole"]) - min(trees["whole"])
     yield (
-        f"{case.name}: {case.requests} requests of {case.seconds:g} s, "
-        f"{len(taken['bare'])} runs each: "
-        f"claude -p {plain:.3f} s, claudedo run {run:.3f} s ({more:+.1%}), "
-        f"git worktree add {tree:.3f} s; without that {less:+.1%}"
+        f"{case.name}: {case.requests} requests of {case.seconds:g} s, {len(wholes)} runs each: "
+        f"beyond the worktree {statistics.median(more):.3f} s ({best:.3f}), "
+        f"{statistics.median(shares):.1%} ({best / min(alone['whole']):.1%})"
     )
+    yield f"  git worktree add: {statistics.median(trees['whole']):.3f} ({min(trees['whole']):.3f})"
     for title, spans in (("claude -p", alone), ("claudedo run", ours)):
         steps = (
             f"{step} {statistics.median(values):.3f} ({min(values):.3f})"

@@ -397,6 +397,23 @@ async def test_a_process_that_dies_is_followed_by_another(place: Place) -> None:
     assert place.echoes("Your process ended early") == 1
 
 
+async def test_a_prompt_that_a_kill_took_out_of_the_context_is_given_again(place: Place) -> None:
+    await place.run("vanish gone\nsay done")
+    facts = await place.facts()
+    assert (facts.said, facts.attempts) == ("done", 2)
+    assert place.echoes("vanish gone") == 2
+
+
+async def test_a_message_that_a_kill_took_out_of_the_context_is_given_again(place: Place) -> None:
+    await place.run("run touch began; sleep 1\nvanish gone\nsay done")
+    await place.until(lambda: (place.work / "began").exists(), "at work")
+    extra = await place.say("and this")
+    facts = await place.facts()
+    assert (facts.said, facts.attempts) == ("done", 2)
+    assert place.echoes("and this") == 2
+    assert (await place.message(extra)).receipts.read_at
+
+
 async def test_a_process_that_always_dies_is_given_up(place: Place) -> None:
     await place.run("complain it broke\ndie 9 3", retries=1)
     facts = await place.facts()
@@ -416,6 +433,21 @@ async def test_what_takes_too_long_is_interrupted_and_what_resists_is_killed(
     facts = await place.facts()
     assert facts.timeout == 1.0
     assert len(place.lines("result")) == 1  # it was asked to end, and did
+
+
+async def test_limits_hold_while_nothing_can_be_stored(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(supervisor, "FAILED_LOOK_PAUSE", 0.1)
+    await place.run("run touch began; sleep 60", timeout=2.0)
+    await place.until(lambda: (place.work / "began").exists(), "at work")
+    monkeypatch.setattr(one_shots.OneShotSession, "_heed", full)
+    monkeypatch.setattr(stream_courier.StreamCourier, "finish", full)
+    facts = await place.facts()
+    assert facts.timeout == 2.0
 
 
 async def test_what_resists_its_end_is_killed(place: Place) -> None:
@@ -454,8 +486,17 @@ async def test_its_check_runs_when_it_is_done(place: Place) -> None:
     assert (facts.said, facts.attempts) == ("done", 1)
 
 
-async def test_a_check_that_takes_too_long_is_ended(place: Place) -> None:
-    await place.run("say done", check="sleep 20", timeout=2.0)
+async def test_a_check_has_some_time_though_little_is_left(place: Place) -> None:
+    await place.run("run sleep 1\nsay done", check="sleep 1", timeout=2.0)
+    facts = await place.facts()
+    assert facts.check is not None and facts.check.exit == 0
+
+
+async def test_a_check_that_takes_too_long_is_ended(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(one_shots, "CHECK_TIME", 1.0)
+    await place.run("say done", check="trap '' TERM; sleep 20 & wait", timeout=2.0)
     facts = await place.facts()
     assert facts.check is not None and facts.check.exit is None
 
@@ -478,6 +519,45 @@ async def test_a_lost_holder_puts_it_back_and_it_goes_on_where_it_was(place: Pla
     await place.begin()
     facts = await place.facts()
     assert (facts.said, facts.attempts) == ("done", 1)
+
+
+async def test_a_conversation_that_is_gone_does_not_leave_a_process_waiting(place: Place) -> None:
+    await place.run("run touch began; sleep 20\nsay done")
+    await place.until(lambda: (place.work / "began").exists(), "at work")
+    place.holder().kill()
+    gone = await place.until_state(SessionState.INTERRUPTED)
+    assert gone.transcript is not None
+    Path(gone.transcript).unlink()
+    [prompt] = await place.store.thread(place.task.id)
+    await place.store.mark_read([prompt.id])
+    await place.begin()
+    facts = await place.facts()
+    assert (facts.exit, facts.ended) == (0, False)
+
+
+async def test_a_holder_that_is_lost_again_and_again_is_given_up(place: Place) -> None:
+    await place.run("run touch began; sleep 60")
+    for _ in range(one_shots.LOSSES):
+        await place.until(lambda: (place.work / "began").exists(), "at work")
+        (place.work / "began").unlink()
+        place.holder().kill()
+        await place.until_state(SessionState.INTERRUPTED)
+        await place.say("run touch began; sleep 60")
+        await place.begin()
+    await place.until(lambda: (place.work / "began").exists(), "at work")
+    place.holder().kill()
+    facts = await place.facts()
+    assert (facts.exit, facts.ended, place.requeued) == (None, False, one_shots.LOSSES)
+    assert (await place.one_shot()).seconds > 0
+
+
+async def test_what_it_said_is_for_nobody_elses_eyes(place: Place) -> None:
+    await place.run("say done", check="echo checked")
+    await place.facts()
+    folder = place.settings.run_dir(place.task.id)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in folder.iterdir()}
+    assert modes == dict.fromkeys(("output.jsonl", "errors.log", "check.log"), 0o600)
+    assert folder.stat().st_mode & 0o777 == 0o700
 
 
 async def test_output_that_is_no_json_is_told(place: Place) -> None:

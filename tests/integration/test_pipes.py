@@ -167,6 +167,21 @@ async def test_twenty_megabytes_reach_a_slow_reader_whole_and_in_order(started: 
     assert written(held).strip() == digest(b"".join(pieces))
 
 
+async def test_a_write_that_nobody_waits_for_any_more_arrives_whole(started: Holders) -> None:
+    first, second = os.urandom(6_000_000), os.urandom(100)
+    held = start(started, python(LATE_READER))
+    async with connected(held) as process:
+        await_written(held, b"up")
+        with anyio.move_on_after(0.3) as patience:
+            await process.write(first)
+        assert patience.cancelled_caught
+        await process.signal("USR1")
+        await process.write(second)
+        await process.finish_input()
+        assert (await process.wait_exit()).code == 0
+    assert written(held).strip() == b"up " + digest(first + second)
+
+
 async def test_the_input_ends_only_after_everything_queued(started: Holders) -> None:
     data = os.urandom(900_000)
     held = start(started, python(LATE_READER))

@@ -383,13 +383,29 @@ def test_every_status_is_over_or_not() -> None:
     assert [s for s in QueueStatus if not s.over] == [QueueStatus.QUEUED, QueueStatus.RUNNING]
 
 
-async def test_trust_said_for_a_task_once_holds_for_its_later_runs(tmp_path: Path) -> None:
+async def test_trust_said_for_a_task_once_holds_for_its_later_runs(
+    desk: Desk, tmp_path: Path
+) -> None:
     untrusted = a_task(WORKSPACE, repo=str(tmp_path))
     env = {"HOME": str(tmp_path)}
     none: Any = None
-    tasks = Tasks(settings.load(env), none, none, none, none)
+    tasks = Tasks(settings.load(env), desk.store, none, none, none)
     with pytest.raises(UntrustedError):
         await tasks.check_trust([untrusted], env, trust=False)
     await tasks.check_trust([untrusted], env, trust=True)
     trusted = replace(untrusted, launch=replace(untrusted.launch, trust=True))
     await tasks.check_trust([trusted], env, trust=False)
+
+
+async def test_trust_said_for_a_repository_once_holds_for_its_other_one_shots(desk: Desk) -> None:
+    first, second = await desk.add('[tasks.a]\nprompt = "A"\n[tasks.b]\nprompt = "B"\n')
+    none: Any = None
+    env = {"HOME": str(desk.repository.parent)}
+    tasks = Tasks(settings.load(env), desk.store, none, none, none)
+    with pytest.raises(UntrustedError):
+        await tasks.check_trust([second], env, trust=False)
+    await desk.store.change_task(first, launch=replace(first.launch, trust=True))
+    await tasks.check_trust([second], env, trust=False)
+    elsewhere = a_task(WORKSPACE, repo=str(desk.repository.parent))
+    with pytest.raises(UntrustedError):
+        await tasks.check_trust([elsewhere], env, trust=False)

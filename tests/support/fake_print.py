@@ -16,6 +16,7 @@ of the conversation, and what a process did not come to is done by the next one.
     refuse TIMES STATUS WORD the API refuses (STATUS 0: it cannot be reached)
     retry STATUS WORD        the CLI goes on trying, and says so, until it is interrupted
     die TIMES CODE           end at once; above 128 by that signal
+    vanish FILE              be killed before a line is written, unless FILE is there (it is made)
     stubborn                 from here on only SIGKILL ends it
     hang                     wait until it is interrupted
     garbage TEXT             write a line that is no JSON
@@ -42,7 +43,7 @@ from tests.support.fake_server import VERSION, Server
 
 ORDERS = (
     *("say", "run", "ask", "question", "call", "cost", "background", "refuse", "retry", "die"),
-    *("stubborn", "hang", "garbage", "complain", "turns"),
+    *("vanish", "stubborn", "hang", "garbage", "complain", "turns"),
 )
 ORDER = re.compile(rf"^({'|'.join(ORDERS)})\b ?(.*)$", re.MULTILINE)
 FLUSH = 0.1  # seconds for which a transcript line stays in memory (11.3)
@@ -213,6 +214,9 @@ class Print:
                 await self._retry(*rest.split())
             case "die" if (words := self._counted("die", rest)) is not None:
                 self._die(int(words[0]))
+            case "vanish" if not Path(rest).exists():
+                Path(rest).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
             case "stubborn":
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
                 self._stubborn = True

@@ -56,6 +56,7 @@ from claudedo_worker.stream_json import (
     Output,
     Permission,
     interrupt_line,
+    make_file,
 )
 from claudedo_worker.stream_record import Process, Record
 from claudedo_worker.threads import Threads, session_of
@@ -65,6 +66,12 @@ log = logging.getLogger(__name__)
 
 GRACE = 5.0
 """Seconds between two steps of ending a process: asking it to, SIGTERM, SIGKILL."""
+
+LOSSES = 3
+"""How often its holder may be lost in one run: whatever it does, it may be that which ends it."""
+
+CHECK_TIME = 60.0
+"""Seconds that a check has at least, however little its session left of the time."""
 
 BACKGROUND_PATIENCE = 600.0
 """Seconds for which work beside the turns may go on after the last of them."""
@@ -204,7 +211,39 @@ async def announce(
         run=one_shot.started_at,
     )
     Output(place.output).add(began)
+    if check:
+        make_file(place.check_log)
     return await store.change_one_shot(one_shot, attempts=attempt, checking=check, not_before=None)
+
+
+async def lost(settings: Settings, store: Store, session: Session) -> Facts | None:
+    """Settle the accounts of a one-shot whose process was lost with its holder.
+
+    What was tried does not count. Returns facts if it is not to be begun once more.
+    """
+    task, one_shot = await store.task(session.task_id), await store.one_shot(session.task_id)
+    place, record = Place.of(settings, task), Record()
+    output = Output(place.output)
+    await asyncio.to_thread(_take_all, record, output)
+    if one_shot is None or one_shot.status.over or not record.processes:
+        return None
+    newest = record.newest
+    if newest.ended is None and newest.began.session == session.id:
+        # It lived at least as long as it said something.
+        at = max(place.output.stat().st_mtime, newest.began.at)
+        seconds = round(one_shot.seconds + at - newest.began.at, 3)
+        spent = round(one_shot.spent + (0.0 if newest.began.check else record.cost()), 6)
+        output.add(Ended(code=None, at=at, seconds=seconds, spent=spent))
+        record.take(output.read())
+        await store.change_one_shot(
+            one_shot, attempts=max(0, one_shot.attempts - 1), seconds=seconds, spent=spent
+        )
+    run = [p for p in record.processes if p.began.run == newest.began.run]
+    losses = sum(p.ended is None or p.ended.code is None for p in run)
+    if losses <= LOSSES:
+        return None
+    often = f"its holder was ended {losses} times, perhaps by what it did"
+    return Facts(exit=None, ended=False, complaint=often, errors=str(place.errors))
 
 
 class OneShotSession(Linked):
@@ -271,7 +310,7 @@ class OneShotSession(Linked):
 
     async def open(self) -> None:
         """Read what there is of it, and take up what was offered to it before."""
-        self._record.take(await asyncio.to_thread(self._output.read))
+        await asyncio.to_thread(_take_all, self._record, self._output)
         if not self._record.processes:  # somebody removed the file
             self._record.take([self._began_unseen()])
         known = self.session.transcript or _text(self._located())
@@ -321,10 +360,10 @@ class OneShotSession(Linked):
 
     async def look(self) -> None:
         """One step of the watch: output, mail, asks, limits, and whether it is done."""
+        await self._keep_limits()  # whatever may fail below (a full disk)
         if not self.checking and (await self._read() or self._is_due()):
             self._act_at = time.monotonic() + ACT_EVERY
             await self._act()
-        await self._keep_limits()
 
     def _is_due(self) -> bool:
         return self.woken.is_set() or time.monotonic() >= self._act_at
@@ -380,7 +419,11 @@ class OneShotSession(Linked):
         """Close its input once its last turn is over and nothing more is to come."""
         process = self._record.newest
         result = process.result
-        if result is None or self._finished_at is not None:
+        if self._finished_at is not None:
+            return
+        if result is None:
+            if not self.courier.begun and await self.courier.finish():
+                self._finished_at = time.monotonic()  # nobody has anything to say to it
             return
         self._over_at = self._over_at or time.monotonic()
         # What was refused once would be refused again; a halted session hears why.
@@ -463,11 +506,11 @@ class OneShotSession(Linked):
             self.end()
         if self._ending is None:
             return
-        if self._record.newest.result is not None and self._finished_at is None:
-            await self._finish()
         if self._steps and time.monotonic() >= self._ending:
             self._ending = time.monotonic() + GRACE
             await self._steps.pop(0)()
+        if self._record.newest.result is not None and self._finished_at is None:
+            await self._finish()
 
     def _late(self) -> bool:
         limit = self._limit()
@@ -477,9 +520,10 @@ class OneShotSession(Linked):
         """Seconds that this process has."""
         timeout = self.one_shot.timeout
         left = None if timeout is None else max(0.0, timeout - self.one_shot.seconds)
-        if self.checking and left is None:
-            return float(self._settings.setup_timeout)
-        return left
+        return self._time_of_check(left) if self.checking else left
+
+    def _time_of_check(self, left: float | None) -> float:
+        return float(self._settings.setup_timeout) if left is None else max(left, CHECK_TIME)
 
     def _is_hopeless(self) -> bool:
         """True if the CLI tries again what will not be better then (34.6).
@@ -583,9 +627,9 @@ class OneShotSession(Linked):
     def _limit_of_check(self) -> float:
         timeout, ended = self.one_shot.timeout, self._record.newest.ended
         if timeout is None or ended is None:
-            return float(self._settings.setup_timeout)
+            return self._time_of_check(None)
         lived = ended.at - self.holder.hello.started_at
-        return max(0.0, timeout - (self.one_shot.seconds - lived))
+        return self._time_of_check(timeout - (self.one_shot.seconds - lived))
 
     def _after_refusal(self, process: Process, code: int) -> Next | None:
         """The API did not do its part: tried again if that may help."""
@@ -706,6 +750,11 @@ class OneShotSession(Linked):
             "check_inbox": self._bridge is not None,
         }
         return [way for way, there in ways.items() if there]
+
+
+def _take_all(record: Record, output: Output) -> None:
+    for events in output.pieces():
+        record.take(events)
 
 
 def _refusal(

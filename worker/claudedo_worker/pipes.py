@@ -48,9 +48,9 @@ class PipedProcess(HolderLink):
         """Give the command input, in order; returns once its holder has all of it.
 
         While the command leaves more than 1 MiB unread, this waits. Up to 1 MiB at a time arrives
-        whole or not at all, whatever happens to the worker; a write that is cancelled may still
-        arrive. Raises HolderRefusedError when the input was finished, or the command has closed
-        it or ended: then nobody will read some of this.
+        whole or not at all, whatever happens to the worker; a write that is cancelled still
+        arrives whole, unless the connection is lost. Raises HolderRefusedError when the input was
+        finished, or the command has closed it or ended: then nobody will read some of this.
         """
         await self._input.write(data)
 
@@ -83,6 +83,12 @@ class _Input(HolderLink):
         self._refusal: HolderRefusedError | None = None
 
     async def write(self, data: bytes) -> None:
+        # Never half of it: what is written next would be taken for the rest.
+        writing = asyncio.create_task(self._write(data))
+        writing.add_done_callback(_heed)
+        await asyncio.shield(writing)
+
+    async def _write(self, data: bytes) -> None:
         async with self._turn:
             self._refusal = None
             for start in range(0, len(data), PIECE):
@@ -104,3 +110,9 @@ class _Input(HolderLink):
 
     def _not_taken(self, refusal: HolderRefusedError) -> None:
         self._refusal = refusal
+
+
+def _heed(writing: asyncio.Task[None]) -> None:
+    """Have its failure noticed where nobody waits for it any more."""
+    if not writing.cancelled():
+        writing.exception()

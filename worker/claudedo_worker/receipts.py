@@ -130,6 +130,11 @@ class Receipts:
             await self.void(attempt)
         self.open.clear()
         self.queued.clear()
+        given = {attempt.id: attempt for attempt in self._unread.values()}
+        for attempt in given.values():
+            # The client said that it is in the context, and was killed before it wrote the line.
+            if attempt.transport is Transport.STREAM and attempt.id not in self._contexts:
+                await self._forget(attempt.id)
 
     async def entered(self, attempt: Attempt) -> None:
         """The client says that the attempt is in the context; its line may be written later."""
@@ -252,7 +257,7 @@ class Receipts:
     def _settle(self, attempt_id: str) -> None:
         for message in self._last_given_by(attempt_id):
             self._unread.pop(message)
-        self._contexts.pop(attempt_id)
+        self._contexts.pop(attempt_id, None)
 
 
 def _named(text: str) -> set[str]:

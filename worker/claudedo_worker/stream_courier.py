@@ -74,6 +74,11 @@ class StreamCourier(Inbox):
         return not self._finished
 
     @property
+    def begun(self) -> bool:
+        """True if this process was told something."""
+        return self._begun
+
+    @property
     def halted(self) -> bool:
         """True if a turn was ended for a halt message."""
         return bool(self._halted)

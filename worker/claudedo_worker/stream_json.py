@@ -19,6 +19,8 @@ from typing import Any
 _NAMESPACE = uuid.UUID("6f1bd4a3-8f0e-4b7f-9e0b-0d6f6b9a2c11")
 _OURS = "claudedo"
 LONGEST_UNREADABLE = 300
+PIECE = 4 << 20  # bytes that are read at a time
+_PRINTED = (b'{"type":"user"', b'"isReplay":true')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,20 +189,25 @@ class Output:
 
     def read(self) -> list[Event]:
         """The events of the complete lines that were added since; a missing file has none."""
+        return [event for events in self.pieces() for event in events]
+
+    def pieces(self) -> Iterator[list[Event]]:
+        """The same piece by piece: of a long run the file has hundreds of megabytes."""
         try:
             if os.stat(self.path).st_size == self._offset:  # noqa: PTH116 - asked many times a second
-                return []
+                return
             with self.path.open("rb") as file:
                 file.seek(self._offset)
-                data = file.read()
+                while data := file.read(PIECE):
+                    self._offset += len(data)
+                    *lines, self._rest = (self._rest + data).split(b"\n")  # a line may hold U+2028
+                    yield [event for line in lines for event in read_line(line)]
         except FileNotFoundError:
-            return []
-        self._offset += len(data)
-        *lines, self._rest = (self._rest + data).split(b"\n")  # a line may hold U+2028
-        return [event for line in lines for event in read_line(line)]
+            return
 
     def add(self, note: Began | Ended) -> None:
         """Write a line of ours, while no process writes. Raises `OSError`."""
+        make_file(self.path)
         with self.path.open("ab") as file:
             torn = file.tell() > 0 and not _ends_line(self.path)
             word = {"type": _OURS, "event": type(note).__name__.lower(), **asdict(note)}
@@ -211,6 +218,9 @@ def read_line(line: bytes) -> Iterator[Event]:
     """What one line says: mostly one event, or none that is of interest."""
     if not line.strip():
         return
+    kind, echoed = _PRINTED
+    if line.startswith(kind) and echoed not in line:
+        return  # what a tool said: most of a long output, and nothing of interest
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
@@ -352,6 +362,11 @@ def interrupt_line(request_id: str) -> bytes:
 def _line(value: Mapping[str, Any]) -> bytes:
     # ASCII: a lone surrogate in a text could not be written otherwise.
     return json.dumps(value).encode() + b"\n"
+
+
+def make_file(path: Path) -> None:
+    """Make a file, if there is none, that is for nobody else's eyes. Raises `OSError`."""
+    path.touch(mode=0o600)
 
 
 def _ends_line(path: Path) -> bool:

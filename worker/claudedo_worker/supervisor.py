@@ -43,6 +43,7 @@ from claudedo_worker.one_shot import (
     Queue,
     RunCheck,
     announce,
+    lost,
 )
 from claudedo_worker.pipes import PipedProcess
 from claudedo_worker.receipts import Receipts
@@ -650,21 +651,22 @@ class Supervisor:
             task = await self._store.task(session.task_id)
             await _patiently(lambda: queue.verdict(task, facts))
 
-    async def _cut_off(self, session: Session) -> None:
-        """Tell the queue that nobody knows how a one-shot ended; what was tried does not count."""
-        one_shot = await self._store.one_shot(session.task_id)
-        if self._queue is None or one_shot is None:
-            return
-        await self._store.change_one_shot(one_shot, attempts=max(0, one_shot.attempts - 1))
-        await self._queue.requeue(await self._store.task(session.task_id))
+    async def _cut_off(self, session: Session) -> str:
+        """Tell the queue that nobody knows how a one-shot ended; returns what comes of it."""
+        facts = await lost(self._settings, self._store, session)
+        if facts is not None:
+            await self._verdict(session, facts)
+            return "it was cut off again and again (its holder was killed)"
+        if self._queue is not None:
+            await self._queue.requeue(await self._store.task(session.task_id))
+        return "it was cut off (a reboot, or its holder was killed) and is queued again"
 
     async def _lost(self, session: Session, stop: asyncio.Event) -> None:
         """No holder answers: it left word of the end, or it is gone with its terminal."""
         if session.one_shot:
             if stop.is_set():
                 raise StoppedError
-            await self._cut_off(session)
-            reason = "it was cut off (a reboot, or its holder was killed) and is queued again"
+            reason = await self._cut_off(session)
             await self._finish(session, SessionState.INTERRUPTED, reason)
             return
         exit_file = self._settings.session_dir(session.id) / "exit.json"

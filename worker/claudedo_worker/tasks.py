@@ -279,10 +279,13 @@ class Tasks:
     ) -> None:
         """Raise `UntrustedError` naming the repositories of one-shots that nobody trusted.
 
-        What was said for a task once holds for all its runs.
+        What was said for a task once holds for all its runs, and for the others of its repository:
+        where no dialog asks, Claude Code keeps no answer.
         """
+        said = {task.repo for task in await self._store.tasks() if task.launch.trust}
         request = StartRequest(cwd=".", tasks=(), env=environ, trust=trust)
-        _check_trust(request, [_of_one_shot(task) for task in tasks if not task.launch.trust])
+        left = [task for task in tasks if not task.launch.trust and task.repo not in said]
+        _check_trust(request, [_of_one_shot(task) for task in left])
 
     async def _first_place(self, task: Task, base: str | None) -> tuple[WorktreePlan, Task]:
         """A worktree and a branch for a one-shot that has none; kept in its record."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 _STDIN = "-"
+_KEY = re.compile(r"[a-z]+: ")
 _WORDS = 5  # of a prompt that make a name
 _NAME_LENGTH = 40
 _TRIES = 5  # when others take the same name at the same time
@@ -74,7 +75,8 @@ def of_options(name: str, prompt: str, given: Mapping[str, Any]) -> Json:
 def _as_option(error: UsageError, name: str) -> UsageError:
     """What is wrong in a section, as whoever wrote options is to read it."""
     told = str(error).removeprefix(f"tasks.{name}: ")
-    return UsageError(told.replace(f"tasks.{name}.", "--", 1))
+    told = told.replace(f"tasks.{name}.", "--", 1)
+    return UsageError(f"--{told}" if _KEY.match(told) else told)
 
 
 def needed(given: Sequence[str] | None) -> list[str] | None:

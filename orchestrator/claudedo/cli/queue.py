@@ -271,12 +271,16 @@ def _say_failures(client: WorkerClient, run: Run, reports: queue_reports.Reports
     for one in run.stranded:
         left = ", ".join(one["needs"]) or "nothing"
         render.error(
-            f"{one['name']} was not run: it needs {left}, not all of which is done or chosen."
+            f"{one['name']} was not run and stays in the queue: it needs {left}, not all of which "
+            "is done or chosen. `claudedo queue run` runs all that is queued here."
         )
 
 
 def _why(one: Json) -> str:
-    return f"{render.line(one['reason'] or '')}; look: claudedo logs {one['name']}"
+    why = render.line(one["reason"] or "")
+    if one["usage"] is None:  # it came to no request: there is nothing in its log
+        return why
+    return f"{why.removesuffix('.')}; look: claudedo logs {one['name']}"
 
 
 def _say_how_to_go_on(tasks: list[Json], targets: list[str] | None, interrupted: bool) -> None:

@@ -103,7 +103,7 @@ class Table(Silent):
     def _row(self, task: Json, ask: str | None) -> list[render.Cell]:
         status = QueueStatus(task["status"])
         tries = str(task["attempts"]) if task["attempts"] > 1 else ""
-        doing = f"asks {ask}: claudedo next" if ask else task["doing"]
+        doing = f"asks (claudedo next): {ask}" if ask else task["doing"]
         now = doing if status is QueueStatus.RUNNING and doing else str(status)
         if status.over and task["exit"]:
             now = f"{status} ({task['exit']}): {task['reason']}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,11 @@ from claudedo.cli.exits import Exit, of_run
 from claudedo.cli.own_worker import own_worker
 from claudedo.cli.queue import follow, rules
 from claudedo.cli.queue_loop import Chosen, Wishes
+from claudedo.errors import RefusedError
+from claudedo.model import QueueStatus
+
+if TYPE_CHECKING:
+    from claudedo.client import WorkerClient
 
 app = typer.Typer()
 
@@ -85,7 +90,11 @@ def run(
         one = addition.add_one(client, order, name, section)
         chosen = Chosen(client, frozenset({one["task"]}))
         wishes = Wishes(rules=told, jobs=1, trust=trust)
-        done, interrupted, whole = follow(client, chosen, wishes, reports, quiet=quiet)
+        try:
+            done, interrupted, whole = follow(client, chosen, wishes, reports, quiet=quiet)
+        except RefusedError:  # trust, and what else keeps it from being begun
+            _take_back(client, one["task"])
+            raise
     for ended in done.tasks:
         if json_output:
             render.raw(github.json_text(ended))
@@ -97,3 +106,10 @@ def run(
     status = of_run(done.tasks) if done.tasks else Exit.FAILED
     if status or not whole:
         raise typer.Exit(status or Exit.FAILED)
+
+
+def _take_back(client: WorkerClient, task: str) -> None:
+    """Remove what was added and may not begin; nobody is to find it in the next `queue run`."""
+    for one in client.one_shots():
+        if one["task"] == task and one["status"] == QueueStatus.QUEUED and not one["attempts"]:
+            client.remove(task)

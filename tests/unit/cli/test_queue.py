@@ -15,7 +15,12 @@ from claudedo.cli.exits import of_run
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.fake_worker import FakeWorker, one_shot, task
 
-REJECTED: dict[str, Any] = {"status": "rejected", "exit": 10, "reason": "its check `false` failed"}
+REJECTED: dict[str, Any] = {
+    "status": "rejected",
+    "exit": 10,
+    "reason": "its check `false` failed",
+    "usage": {"requests": 1},
+}
 API: dict[str, Any] = {"status": "failed", "exit": 15, "reason": "the API refused (401)"}
 
 
@@ -176,6 +181,10 @@ def test_what_the_worker_finds_wrong_is_told_of_the_option(worker: FakeWorker, r
     done = run("queue", "add", "Fix it", "--name", "fix", "--needs", "a")
     wrong = "claudedo: --needs: there is no one-shot 'a'; there are: none.\n"
     assert (done.exit_code, done.stderr) == (2, wrong)
+    failure = worker.failures["POST /api/queue"]
+    failure["detail"] = "tasks.fix: base: there is no commit 'a' in /src/shop."
+    done = run("queue", "add", "Fix it", "--name", "fix", "--base", "a")
+    assert done.stderr == "claudedo: --base: there is no commit 'a' in /src/shop.\n"
 
 
 # Looking
@@ -259,6 +268,14 @@ def test_a_failure_says_why_and_where_to_look(worker: FakeWorker, run: Run) -> N
     assert "docs   completed" in done.stdout
 
 
+def test_where_nothing_was_said_nobody_is_sent_to_the_log(worker: FakeWorker, run: Run) -> None:
+    worker.queue(one_shot("build"))
+    reason = "claude ended with exit status 1 and no result: no such mode."
+    worker.ends["build"] = {"status": "failed", "exit": 11, "reason": reason, "usage": None}
+    why = f"claudedo: build failed (11): {reason}"
+    assert run("queue", "run").stderr.splitlines()[-1] == why
+
+
 def test_quiet_says_how_it_went_in_a_line(worker: FakeWorker, run: Run) -> None:
     worker.queue(one_shot("build"), one_shot("docs"))
     done = run("queue", "run", "-q")
@@ -271,7 +288,7 @@ def test_a_task_that_needs_one_that_was_not_chosen_is_not_waited_for(
     worker.queue(one_shot("build"), one_shot("test", needs=["build"]))
     done = run("queue", "run", "test")
     assert done.exit_code == 1
-    assert "test was not run: it needs build" in done.stderr
+    assert "test was not run and stays in the queue: it needs build" in done.stderr
     assert worker.one_shots["t_BUILD"]["status"] == "queued"
 
 
@@ -504,6 +521,14 @@ def test_run_reads_its_prompt_from_a_pipe(
 ) -> None:
     assert run("run", *arguments, "--json", stdin="Do it\n").exit_code == 0
     assert added(worker) == {"do-it": {"prompt": "Do it"}}
+
+
+def test_run_leaves_nothing_in_the_queue_if_it_may_not_begin(worker: FakeWorker, run: Run) -> None:
+    worker.trusted = False
+    assert run("run", "Do it").exit_code == 5
+    assert [path for method, path, _ in worker.asked if method == "DELETE"] == [
+        "/api/tasks/t_DO-IT"
+    ]
 
 
 def test_run_leaves_the_rest_of_the_queue_alone(worker: FakeWorker, run: Run) -> None:
