@@ -116,8 +116,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     made = worker.seed(fill)
     made.worker = worker
     worker.start()
-    made.port = worker.port
     try:
+        made.port = worker.port
         yield made
     finally:
         worker.close()

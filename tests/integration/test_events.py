@@ -179,8 +179,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     with closing(sqlite3.connect(worker.settings.database)) as database, database:
         database.execute(SEED, values)
     worker.start()
-    made.port = worker.port
     try:
+        made.port = worker.port
         yield made
     finally:
         worker.close()

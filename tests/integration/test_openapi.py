@@ -178,8 +178,8 @@ def place() -> Iterator[Place]:
         git(tree, "add", "work.txt")
         git(tree, "commit", "-q", "-m", "work")
         worker.start()
-        made.document = worker.ask("GET", "/api/openapi.json").json
         try:
+            made.document = worker.ask("GET", "/api/openapi.json").json
             yield made
         finally:
             worker.close()

@@ -157,19 +157,22 @@ def test_an_unexpected_error_shows_its_traceback_on_request(
 
 
 def test_ctrl_c_ends_with_130(worker: FakeWorker, home: Path) -> None:
-    following = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "claudedo.cli.app", "ls", "--watch", "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert following.stdout is not None
-    assert json.loads(following.stdout.readline()) == []
+    ) as following:
+        try:
+            assert following.stdout is not None
+            assert json.loads(following.stdout.readline()) == []
 
-    following.send_signal(signal.SIGINT)
+            following.send_signal(signal.SIGINT)
 
-    assert following.communicate(timeout=30) == (b"", b"")
-    assert following.returncode == 130
+            assert following.communicate(timeout=30) == (b"", b"")
+            assert following.returncode == 130
+        finally:
+            following.kill()  # one that did not end would start a real worker in place of this one
 
 
 def test_a_reader_that_leaves_early_is_no_error_worth_a_traceback(worker: FakeWorker) -> None:

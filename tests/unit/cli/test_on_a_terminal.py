@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pexpect
@@ -19,8 +19,12 @@ Terminal = Callable[..., Any]
 
 
 @pytest.fixture
-def terminal() -> Terminal:
-    """Run `claudedo ARGUMENTS...` on a terminal of 120 columns."""
+def terminal(worker: FakeWorker) -> Iterator[Terminal]:
+    """Run `claudedo ARGUMENTS...` on a terminal of 120 columns.
+
+    It is ended before the worker, in whose place it would start a real one.
+    """
+    children = []
 
     def start(*arguments: str, **environment: str) -> Any:
         ours = ("NO_COLOR", "COLUMNS", "LINES")  # the terminal says how large it is
@@ -32,7 +36,7 @@ def terminal() -> Terminal:
             "TERM": "xterm-256color",
             **environment,
         }
-        return pexpect.spawn(
+        child = pexpect.spawn(
             sys.executable,
             ["-m", "claudedo.cli.app", *arguments],
             env=env,
@@ -40,8 +44,12 @@ def terminal() -> Terminal:
             timeout=SECONDS,
             encoding="utf-8",
         )
+        children.append(child)
+        return child
 
-    return start
+    yield start
+    for child in children:
+        child.close(force=True)
 
 
 def ending(child: Any) -> tuple[int, str]:
