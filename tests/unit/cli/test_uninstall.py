@@ -34,7 +34,7 @@ def test_a_dry_run_lists_everything_and_does_nothing(
     assert "stop the session of b\n" not in answer.stdout
     assert f"remove {home}/claudedo.db\n" in answer.stdout
     assert "config.toml" not in answer.stdout
-    assert answer.stdout.count(f"{home}/run") == 1
+    assert answer.stdout.count(f"remove {home}/run\n") == 1
     assert sorted(home.rglob("*")) == before
     assert {method for method, _, _ in worker.asked} == {"GET"}
 

@@ -546,11 +546,12 @@ async def test_messages_of_one_millisecond_come_in_the_order_they_were_stored(wo
 
 async def test_a_thread_is_given_in_parts_next_to_any_of_its_messages(world: World) -> None:
     elsewhere = a_message(world.frontend)
-    said = a_message(world.frontend, sender=f"task:{world.backend.id}")
-    told = [a_message(world.backend) for _ in range(5)]
-    about = a_message(world.frontend, thread_id=world.backend.id)
-    ids = [message.id for message in (*told[:2], said, *told[2:5], about)]
-    for message in (elsewhere, *told[:2], said, *told[2:5], about):
+    messages = [a_message(world.backend) for _ in range(2)]
+    messages.append(a_message(world.frontend, sender=f"task:{world.backend.id}"))
+    messages += [a_message(world.backend) for _ in range(3)]
+    messages.append(a_message(world.frontend, thread_id=world.backend.id))
+    ids = [message.id for message in messages]
+    for message in (elsewhere, *messages):
         await world.store.add_message(message, message.id)
 
     async def part(limit: int, **place: str) -> list[str]:
