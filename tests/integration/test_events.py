@@ -14,51 +14,14 @@ from typing import Any
 
 import pytest
 
-from claudedo.model import Task, Workspace, stamp
+from claudedo.model import Workspace, stamp
 from claudedo_worker.listeners import MOST
 from claudedo_worker.store import Store
-from tests.support.own_worker import PATIENCE, OwnWorker
-from tests.support.records import a_task
+from tests.support.eventful import Place, eventful
+from tests.support.own_worker import PATIENCE
 
 MANY = 10_000
 CUT = 1.0  # seconds within which who may listen no more is cut off
-
-SEED = """
-WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < :many)
-INSERT INTO events (type, workspace_id, task_id, payload, at)
-SELECT 'message.queued', :workspace_id, :task_id,
-       json_object('task_id', :task_id, 'number', n, 'pending', n), :at FROM numbers
-"""
-
-
-@dataclass
-class Place:
-    """A running worker with two workspaces; the first has told of many things."""
-
-    worker: OwnWorker
-    shop: Workspace
-    far: Workspace
-    task: Task
-    stranger: Task
-    port: int = 0
-
-    @property
-    def path(self) -> str:
-        return f"/api/workspaces/{self.shop.id}/events"
-
-    def token(self, workspace: str = "shop") -> dict[str, Any]:
-        order = {"workspace": workspace, "name": "listener"}
-        answer = self.worker.ask("POST", "/api/tokens", order)
-        assert answer.status == 200, answer
-        return dict(answer.json)
-
-    def last(self) -> int:
-        """The number of the newest event."""
-        return int(self.worker.ask("GET", f"/api/events?after={2**62}").json["next"])
-
-    def say(self, body: str, task: Task | None = None) -> str:
-        path = f"/api/tasks/{(task or self.task).id}/messages"
-        return str(self.worker.ask("POST", path, {"body": body}).json["id"])
 
 
 @dataclass
@@ -156,34 +119,10 @@ def listening(
         yield Listener(connection, (path or place.path) + query, {**shown, **named})
 
 
-async def fill(store: Store) -> Place:
-    shop = await store.workspace_for("/repository", "shop")
-    far = await store.workspace_for("/elsewhere", "far")
-    task = await store.add_task(a_task(shop))
-    stranger = await store.add_task(a_task(far, "stranger"))
-    return Place(OwnWorker(task.id), shop, far, task, stranger)  # type: ignore[arg-type]
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    root = tmp_path_factory.mktemp("events")
-    worker = OwnWorker(root / "home", {"HOME": str(root)})
-    made = worker.seed(fill)
-    made.worker = worker
-    values = {
-        "many": MANY,
-        "workspace_id": made.shop.id,
-        "task_id": made.task.id,
-        "at": stamp(datetime.now(UTC)),
-    }
-    with closing(sqlite3.connect(worker.settings.database)) as database, database:
-        database.execute(SEED, values)
-    worker.start()
-    try:
-        made.port = worker.port
+    with eventful(tmp_path_factory.mktemp("events"), MANY) as made:
         yield made
-    finally:
-        worker.close()
 
 
 def test_what_happens_is_told_at_once_with_its_number_and_its_name(place: Place) -> None:

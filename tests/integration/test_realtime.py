@@ -6,7 +6,6 @@ import asyncio
 import gc
 import json
 import socket
-import sqlite3
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, closing
@@ -18,12 +17,12 @@ import aiohttp
 import pytest
 import socketio
 
-from claudedo.model import Task, Workspace, stamp
+from claudedo.model import Workspace, stamp
 from claudedo_worker.listeners import MOST
 from claudedo_worker.realtime import STRANGERS
 from claudedo_worker.store import Store
-from tests.support.own_worker import PATIENCE, OwnWorker
-from tests.support.records import a_task
+from tests.support.eventful import Place, eventful
+from tests.support.own_worker import PATIENCE
 
 # The client does not read the answer to the poll that tells it that it was hung up on.
 pytestmark = [
@@ -35,46 +34,8 @@ MANY = 3_000
 OPENING = "/socket.io/?EIO=4&transport=polling"
 CUT = 1.0  # seconds within which who may listen no more is cut off
 
-SEED = """
-WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < :many)
-INSERT INTO events (type, workspace_id, task_id, payload, at)
-SELECT 'message.queued', :workspace_id, :task_id,
-       json_object('task_id', :task_id, 'number', n, 'pending', n, 'filling', hex(zeroblob(1500))),
-       :at FROM numbers
-"""
-"""Nine megabytes: more than the system keeps for who does not read."""
-
-
-@dataclass
-class Place:
-    """A running worker with two workspaces, `shop` and `far`, each with a task."""
-
-    worker: OwnWorker
-    shop: Workspace
-    far: Workspace
-    task: Task
-    stranger: Task
-    port: int = 0
-    silent: str = ""  # a connection of somebody who says nothing
-
-    def token(self, workspace: str = "shop") -> dict[str, Any]:
-        order = {"workspace": workspace, "name": "editor"}
-        answer = self.worker.ask("POST", "/api/tokens", order)
-        assert answer.status == 200, answer
-        return dict(answer.json)
-
-    def last(self) -> int:
-        """The number of the newest event."""
-        return int(self.worker.ask("GET", f"/api/events?after={2**62}").json["next"])
-
-    def say(self, body: str, task: Task | None = None) -> str:
-        path = f"/api/tasks/{(task or self.task).id}/messages"
-        return str(self.worker.ask("POST", path, {"body": body}).json["id"])
-
-    def change(self, statement: str, *values: Any) -> None:
-        """Change the database behind the worker's back."""
-        with closing(sqlite3.connect(self.worker.settings.database)) as database, database:
-            database.execute(statement, values)
+FILLING = 1500
+"""Bytes in each event: nine megabytes in all, more than the system keeps for who does not read."""
 
 
 @dataclass
@@ -133,35 +94,17 @@ async def refusal(place: Place, **auth: Any) -> dict[str, Any]:
         return dict(ears.refused[0]["data"])
 
 
-async def fill(store: Store) -> Place:
-    shop = await store.workspace_for("/repository", "shop")
-    far = await store.workspace_for("/elsewhere", "far")
-    task = await store.add_task(a_task(shop))
-    stranger = await store.add_task(a_task(far, "stranger"))
-    return Place(OwnWorker(task.id), shop, far, task, stranger)  # type: ignore[arg-type]
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    root = tmp_path_factory.mktemp("realtime")
-    worker = OwnWorker(root / "home", {"HOME": str(root)})
-    made = worker.seed(fill)
-    made.worker = worker
-    values = {
-        "many": MANY,
-        "workspace_id": made.shop.id,
-        "task_id": made.task.id,
-        "at": stamp(datetime.now(UTC)),
-    }
-    with closing(sqlite3.connect(worker.settings.database)) as database, database:
-        database.execute(SEED, values)
-    worker.start()
-    made.port = worker.port
-    made.silent = json.loads(worker.ask("GET", OPENING, port=made.port).content[1:])["sid"]
-    try:
+    with eventful(tmp_path_factory.mktemp("realtime"), MANY, filling=FILLING) as made:
         yield made
-    finally:
-        worker.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def silent(place: Place) -> str:
+    """A connection of somebody who says nothing, from the beginning."""
+    answer = place.worker.ask("GET", OPENING, port=place.port)
+    return str(json.loads(answer.content[1:])["sid"])
 
 
 async def test_a_token_hears_of_its_workspace_and_of_no_other(place: Place) -> None:
@@ -212,7 +155,7 @@ async def test_what_a_client_says_is_the_tokens_is_stored_once_and_cannot_halt(
     thread = place.worker.ask("GET", f"/api/tasks/{place.task.id}/messages").json
     [stored] = [message for message in thread if message["id"] == first["id"]]
 
-    assert (stored["sender"], stored["sender_name"]) == (f"token:{token['id']}", "editor")
+    assert (stored["sender"], stored["sender_name"]) == (f"token:{token['id']}", "listener")
     assert first["receipts"]["stored_at"]
     assert again["id"] == first["id"]
     codes = [answer["error"]["code"] for answer in (other, halt, far, file)]
@@ -401,9 +344,9 @@ async def test_a_token_cannot_connect_without_end(place: Place) -> None:
         assert (await refusal(place, token=token))["code"] == "refused"
 
 
-async def test_who_shows_nothing_is_hung_up_on_after_a_while(place: Place) -> None:
+async def test_who_shows_nothing_is_hung_up_on_after_a_while(place: Place, silent: str) -> None:
     """It was there when the first test began."""
-    path = f"{OPENING}&sid={place.silent}"
+    path = f"{OPENING}&sid={silent}"
     for _ in range(2):  # the first may wait for it
         answer = place.worker.ask("GET", path, port=place.port)
 
