@@ -5,7 +5,7 @@ import { AsksOf } from "./asks.js";
 import { Composer } from "./composer.js";
 import { tokensOf } from "./counts.js";
 import { html } from "./html.js";
-import { SessionState, failureOf } from "./session.js";
+import { SessionState, failureOf, standingOf } from "./session.js";
 import { StatusPanel } from "./status.js";
 import { hrefOf, nameOfParty, statusWord, tasks } from "./store.js";
 import { Timeline } from "./timeline.js";
@@ -36,7 +36,8 @@ export function TaskView({ task }) {
 }
 
 function Heading({ task }) {
-  const reason = task.session?.reason;
+  const standing = standingOf(task);
+  const reason = standing ? standing.exit && standing.reason : task.session?.reason;
   const [open, setOpen] = useState(false);
   return html`<div class="heading">
     <div class="title">
