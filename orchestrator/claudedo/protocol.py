@@ -102,9 +102,21 @@ def session_json(session: Session | None) -> dict[str, Any] | None:
 
 
 def task_json(
-    task: Task, session: Session | None, *, pending: int, asks: int, peers: list[str]
+    task: Task,
+    session: Session | None,
+    *,
+    pending: int,
+    asks: int,
+    peers: list[str],
+    one_shot: OneShot | None = None,
 ) -> dict[str, Any]:
-    """One element of `ls --json`."""
+    """One element of `ls --json`; `queue` says how far a one-shot is."""
+    verdict = one_shot.verdict if one_shot else None
+    queue = one_shot and {
+        "status": one_shot.status,
+        "exit": int(verdict.exit) if verdict else None,
+        "reason": verdict.reason if verdict else None,
+    }
     return {
         "id": task.id,
         "name": task.name,
@@ -121,6 +133,7 @@ def task_json(
         "branch": task.branch,
         "supervised": True,
         "session": session_json(session),
+        "queue": queue,
     }
 
 
@@ -194,6 +207,7 @@ def foreign_json(
             "usage": None,
             "failure": None,
         },
+        "queue": None,
     }
 
 

@@ -89,6 +89,19 @@ async def test_badge_state_and_new_tasks_appear_without_a_reload(desk: Desk) -> 
     await expect(page.get_by_role("link", name="page")).to_have_count(0)
 
 
+async def test_a_one_shot_says_how_it_stands_in_the_queue(desk: Desk) -> None:
+    over = {"status": "failed", "exit": 16, "reason": "it had been denied Bash"}
+    desk.worker.add_task("api", session=session("stopped"), queue=over)
+    waits = {"status": "queued", "exit": None, "reason": None}
+    desk.worker.add_task("page", session=None, queue=waits)
+    page = await desk.open()
+    await expect(page.get_by_role("link", name="page")).to_contain_text("queued")
+    await expect(page.get_by_role("link", name="api")).to_contain_text("failed")
+    await page.get_by_role("link", name="api").click()
+    await expect(page.get_by_role("main")).to_contain_text("it had been denied Bash")
+    await expect(page.get_by_role("main")).to_contain_text("Kept until claudedo queue run api.")
+
+
 async def test_an_age_ticks(desk: Desk) -> None:
     desk.worker.add_task("api", session=session("idle", seconds=57))
     page = await desk.open()

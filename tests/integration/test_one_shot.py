@@ -414,6 +414,32 @@ async def test_a_message_that_a_kill_took_out_of_the_context_is_given_again(plac
     assert (await place.message(extra)).receipts.read_at
 
 
+async def test_mail_on_its_way_to_a_process_that_is_killed_between_turns_is_given(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await place.run("background 20\nrun sleep 0.3\nsay one")
+    await place.until(lambda: place.lines("result"), "done for now")
+    session = await place.session()
+    assert session.pid is not None
+    unread: list[bytes] = []
+
+    async def leave_unread(_: Any, line: bytes) -> bool:
+        unread.append(line)
+        return True
+
+    with monkeypatch.context() as now:
+        now.setattr(stream_courier.StreamCourier, "_send", leave_unread)
+        await place.say("say two")
+        await place.until(lambda: unread, "written")
+        os.kill(session.pid, signal.SIGKILL)
+        await place.until(
+            lambda: place.now.of_task(place.task.id) is None or ("ended" in place.output()),
+            "killed",
+        )
+    facts = await place.facts()
+    assert (facts.said, facts.attempts) == ("two", 2), place.output()
+
+
 async def test_a_process_that_always_dies_is_given_up(place: Place) -> None:
     await place.run("complain it broke\ndie 9 3", retries=1)
     facts = await place.facts()

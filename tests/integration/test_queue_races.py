@@ -240,6 +240,20 @@ async def test_what_was_cut_off_while_its_worktree_was_made_keeps_its_base(
     assert (place / "began").exists()
 
 
+async def test_what_failed_before_a_pause_counts_when_it_is_put_back_meanwhile(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(one_shots, "FIRST_PAUSE", 30.0)
+    [task] = await yard.add('[tasks.a]\nprompt = "die 5 3"')
+    await yard.next()
+    with anyio.fail_after(BOUND):
+        while (await yard.one_shot(task)).not_before is None:
+            await anyio.sleep(0.02)
+    await yard.queue.cancel([task], requeue=True)
+    one_shot = await yard.one_shot(task)
+    assert (one_shot.status, one_shot.attempts) == (QueueStatus.QUEUED, 1)
+
+
 async def test_a_requeue_that_came_too_late_does_not_turn_the_next_cancel_around(
     yard: Yard,
 ) -> None:

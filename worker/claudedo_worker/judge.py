@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 
 from claudedo.model import Rules, RunExit, TaskStatus, Verdict
 
+_CREDENTIAL = frozenset({401, 403})
+"""What the API answers to one that it does not take."""
+
 _SHOWN = 300
 """Characters of what a program said that go into a reason."""
 
@@ -110,7 +113,8 @@ def _broken(facts: Facts) -> tuple[RunExit, str] | None:
     if facts.refused is not None:
         tries = f", {facts.attempts} times" if facts.attempts > 1 else ""
         code = f" ({facts.refused.status})" if facts.refused.status else ""
-        return RunExit.API, f"the API refused{code}{tries}: {_short(facts.refused.text)}"
+        what = "; check the credential" if facts.refused.status in _CREDENTIAL else ""
+        return RunExit.API, f"the API refused{code}{tries}: {_short(facts.refused.text)}{what}"
     said = f": {_short(facts.complaint)}" if facts.complaint else f"; see {facts.errors}"
     if facts.exit is None:
         return RunExit.PROCESS, f"its process was lost{said}"

@@ -360,23 +360,27 @@ class OneShotSession(Linked):
 
     async def look(self) -> None:
         """One step of the watch: output, mail, asks, limits, and whether it is done."""
+        if not self.checking:
+            self._read()
         await self._keep_limits()  # whatever may fail below (a full disk)
-        if not self.checking and (await self._read() or self._is_due()):
+        if not self.checking and (self._unheeded or self._is_due()):
             self._act_at = time.monotonic() + ACT_EVERY
+            await self._heed_all()
             await self._act()
 
     def _is_due(self) -> bool:
         return self.woken.is_set() or time.monotonic() >= self._act_at
 
-    async def _read(self) -> bool:
-        """Heed what it wrote; True if that was anything. What fails is heeded again."""
+    def _read(self) -> None:
         events = self._output.read()
         self._record.take(events)
         self._unheeded.extend(events)
+
+    async def _heed_all(self) -> None:
+        """Heed what it wrote; what fails is heeded again."""
         while self._unheeded:
             await self._heed(self._unheeded[0])
             self._unheeded.popleft()
-        return bool(events)
 
     async def _act(self) -> None:
         await self._locate()
@@ -570,7 +574,9 @@ class OneShotSession(Linked):
         process = self._record.session
         assert process is not None
         code = exit_.shell_code
+        left = False
         if process.is_complete and code >= 128:
+            left = self._ending is None and await self.store.pending(self.task.id) > 0
             code = 0  # it was done, and would not go by itself
         if newest.began.check:
             return self._after_check(exit_, stopped=stopped)
@@ -578,6 +584,8 @@ class OneShotSession(Linked):
             return self._over(cancelled=True, exit=code)
         if not process.is_complete and self._was_late():
             return self._over(timeout=self.one_shot.timeout, exit=code)
+        if left and (again := self._again("claude was killed before it had its mail", None)):
+            return again
         next_ = self._after_refusal(process, code) or self._after_death(process, code)
         if isinstance(next_, Again) and self._spent_all():
             return self._over(budget=self.one_shot.budget, exit=code)

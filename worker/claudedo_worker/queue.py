@@ -294,8 +294,12 @@ class Queue:
         if one_shot is None or one_shot.status.over:
             return
         if facts.cancelled and task.id in self._coming_back - self._cancelled:
-            # Cut off by a person, it has not failed: its retries stay what they were.
-            await self._store.change_one_shot(one_shot, attempts=max(0, one_shot.attempts - 1))
+            # Cut off by a person, it has not failed: its retries stay what they were. The one
+            # before a pause has.
+            cut_off = 0 if one_shot.not_before else 1
+            await self._store.change_one_shot(
+                one_shot, attempts=max(0, one_shot.attempts - cut_off)
+            )
             await self.requeue(task)
             return
         verdict = judge(await self._completed(task, one_shot, facts))

@@ -127,6 +127,9 @@ class StreamAsks:
         decision does not fit the ask.
         """
         decision.rule(await self._store.ask(ask_id), said)
+        for waiting in list(self._waiting.values()):  # a new worker may not have looked yet
+            if waiting.ask is None and waiting.ruling is None:
+                await self._open(waiting)
         found = [w for w in self._waiting.values() if w.ask is not None and w.ask.id == ask_id]
         if not found or not await self._rule(found[0], said, DecidedBy.USER):
             raise conflict(await self._store.ask(ask_id))

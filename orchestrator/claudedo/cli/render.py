@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from claudedo.model import QueueStatus, SessionState
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -44,6 +46,10 @@ STATE_STYLES = {
     "stopped": "dim",
     "interrupted": "red",
     "failed": "bold red",
+    "completed": "green",
+    "rejected": "bold red",
+    "skipped": "red",
+    "cancelled": "red",
 }
 
 DIFF_STYLES = {"+": "green", "-": "red", "@": "cyan"}
@@ -265,6 +271,16 @@ def _text(text: str, style: str) -> Any:
 
 
 # Words for facts
+
+
+def in_queue(task: Mapping[str, Any]) -> tuple[str, str] | None:
+    """How a one-shot stands that no session works on, and why; None for every other task."""
+    queue, session = task.get("queue"), task["session"]
+    if not queue or (session and SessionState(session["state"]).live):
+        return None
+    if queue["status"] == QueueStatus.QUEUED:
+        return str(queue["status"]), "claudedo queue run starts it"
+    return str(queue["status"]), "" if queue["exit"] == 0 else str(queue["reason"] or "")
 
 
 def age(since: str, now: float | None = None) -> str:

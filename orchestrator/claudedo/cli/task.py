@@ -93,6 +93,8 @@ def _row(task: dict[str, Any], several_workspaces: bool) -> list[render.Cell]:
 
 def _why(task: dict[str, Any], session: dict[str, Any]) -> str:
     """What the session waits for, or why it does not go on."""
+    if stands := render.in_queue(task):
+        return stands[1]
     words = refusal.words(task) or session.get("waiting_for") or session.get("reason")
     if words or not session or task["status"] in (TaskStatus.NOTSTARTED, TaskStatus.ONGOING):
         return words or ""
@@ -101,6 +103,8 @@ def _why(task: dict[str, Any], session: dict[str, Any]) -> str:
 
 def _state(task: dict[str, Any]) -> str:
     """What the session does, or how far a task is that has none."""
+    if stands := render.in_queue(task):
+        return stands[0]
     if task["session"]:
         return str(task["session"]["state"])
     status = TaskStatus(task["status"])
@@ -189,7 +193,7 @@ def _facts(task: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     if base:
         task["base"] = f"{branch} at {base[:12]}" if branch else base
     session = task.pop("session") or {}
-    parts = {"work": task.pop("work", None) or {}}
+    parts = {"queue": task.pop("queue", None) or {}, "work": task.pop("work", None) or {}}
     parts |= {part: session.pop(part, None) or {} for part in ("usage", "failure")}
     for key, value in (
         *task.items(),

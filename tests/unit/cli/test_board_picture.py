@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -122,6 +123,18 @@ def test_a_session_that_ended_says_why() -> None:
     one["session"]["reason"] = "claude ended with status 1"
 
     assert "claude ended with status 1" in text_of(rows(Situation((one,)), 80, NOW))
+
+
+def test_a_one_shot_says_how_it_stands_in_the_queue() -> None:
+    queue = {"status": "failed", "exit": 16, "reason": "it had been denied Bash"}
+    over = task("backend", "stopped", queue=queue)
+    waits = task("docs", None, id="t_2", queue={"status": "queued", "exit": None, "reason": None})
+
+    head = summary(Situation((over, waits)), 80).plain.rstrip()
+    assert head == "claudedo  2 tasks: 1 queued, 1 failed"
+    text = text_of(rows(Situation((over, waits)), 80, NOW))
+    assert re.search(r"backend +failed .*it had been denied Bash", text)
+    assert re.search(r"docs +queued .*claudedo queue run starts it", text)
 
 
 def test_the_names_of_workspaces_stand_there_only_where_there_are_several() -> None:

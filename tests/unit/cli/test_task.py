@@ -90,6 +90,17 @@ def test_ls_says_why_a_session_failed(run: Run, worker: FakeWorker) -> None:
     assert "failed   its setup ended with status 3  " in run("ls").stdout
 
 
+def test_a_one_shot_says_how_it_stands_in_the_queue(run: Run, worker: FakeWorker) -> None:
+    queue = {"status": "failed", "exit": 16, "reason": "it had been denied Bash"}
+    worker.add(task("a", "stopped", queue=queue), task("b", "busy", queue={"status": "running"}))
+
+    _, over, runs = run("ls").stdout.splitlines()
+    assert re.match(r"a +failed +it had been denied Bash ", over)
+    assert re.match(r"b +busy ", runs)
+    told = dict(re.split("  +", line, maxsplit=1) for line in run("show", "a").stdout.splitlines())
+    assert (told["queue status"], told["queue exit"]) == ("failed", "16")
+
+
 def test_ls_quiet_prints_the_ids(run: Run, worker: FakeWorker) -> None:
     worker.add(task("a"), task("b"))
 

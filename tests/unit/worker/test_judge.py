@@ -24,7 +24,7 @@ DENIED = Denial(tool="Bash", about="rm -rf build")
         (
             Facts(refused=Refused(text="Invalid API key", status=401), exit=1, is_error=True),
             15,
-            "the API refused (401): Invalid API key",
+            "the API refused (401): Invalid API key; check the credential",
         ),
         (Facts(refused=Refused(text="Not logged in"), attempts=3), 15, "3 times: Not logged in"),
         (Facts(exit=None, ended=False), 11, "its process was lost; see errors.log"),

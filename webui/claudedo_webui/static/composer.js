@@ -4,6 +4,7 @@ import { useLayoutEffect, useRef } from "preact/hooks";
 import { sizeOf } from "./counts.js";
 import { draftOf, dropFile, edit, send, sendable, submit, uploading } from "./drafts.js";
 import { html } from "./html.js";
+import { standingOf } from "./session.js";
 import { connection, nameOfParty } from "./store.js";
 import { attach, choose } from "./uploads.js";
 
@@ -109,6 +110,9 @@ function Fate({ task }) {
   if (task.holder) {
     return html`<span>Goes to <bdi>${nameOfParty(task.holder)}</bdi>, who works on it.</span>`;
   }
+  const standing = standingOf(task);
+  if (standing?.status === "queued") return html`<span>Joins its prompt.</span>`;
+  if (standing) return html`<span>Kept until <code>claudedo queue run ${task.name}</code>.</span>`;
   if (!task.session) return html`<span>Kept until a session is started or claims it.</span>`;
   if (ASLEEP.includes(task.session.state)) {
     return html`<span>Kept until <code>claudedo restart ${task.name}</code>.</span>`;

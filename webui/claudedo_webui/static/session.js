@@ -8,8 +8,15 @@ const FAILURES = {
   billing: "billing", request: "refused request",
 };
 
+const LIVE = ["starting", "idle", "busy", "waiting"];
+
+/** How a one-shot stands that no session works on; null for every other task. */
+export const standingOf = (task) =>
+  (task.queue && !LIVE.includes(task.session?.state) ? task.queue : null);
+
 /** The state's word; a task that never had a session is "not started". */
-export const stateOf = (task) => task.session?.state ?? "not started";
+export const stateOf = (task) =>
+  standingOf(task)?.status ?? task.session?.state ?? "not started";
 
 /** "rate limit, continues 14:05"; null without a failure. */
 export function failureOf(session) {
@@ -24,7 +31,8 @@ export function SessionState({ task }) {
   const { session } = task;
   const failure = failureOf(session);
   const why = failure ?? session?.waiting_for;
-  return html`<span class="state" data-state=${session?.state ?? "none"}>
+  return html`<span class="state" data-state=${
+    standingOf(task)?.status ?? session?.state ?? "none"}>
     <i class="dot"></i><span class="word">${stateOf(task)}</span>
     ${why && html`<bdi class=${failure ? "waiting-for limited" : "waiting-for"} title=${why}>${
       why}</bdi>`}

@@ -6,7 +6,7 @@ import { Composer } from "./composer.js";
 import { tokensOf } from "./counts.js";
 import { html } from "./html.js";
 import { firstKept } from "./kept.js";
-import { SessionState, failureOf } from "./session.js";
+import { SessionState, failureOf, standingOf } from "./session.js";
 import { StatusPanel } from "./status.js";
 import { hrefOf, nameOfParty, statusWord, tasks } from "./store.js";
 import { Timeline } from "./timeline.js";
@@ -23,7 +23,8 @@ export function TaskView({ task }) {
 }
 
 function Heading({ task }) {
-  const reason = task.session?.reason;
+  const standing = standingOf(task);
+  const reason = standing ? standing.exit && standing.reason : task.session?.reason;
   const [open, setOpen] = useState(() => firstKept(task.id, ["words"]) !== null);
   const opener = useRef(null);
   const close = () => {

@@ -143,6 +143,15 @@ class SessionInFull(Session):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Standing:
+    """How far a one-shot is; `exit` and `reason` once there is a verdict."""
+
+    status: QueueStatus
+    exit: int | None
+    reason: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """A task, or a Claude session that is not ours (`supervised` false, `id` its session's)."""
 
@@ -161,6 +170,7 @@ class Task:
     branch: str | None
     supervised: bool
     session: Session | None
+    queue: Standing | None
 
 
 @dataclass(frozen=True, kw_only=True)

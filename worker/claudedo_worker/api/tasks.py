@@ -53,6 +53,7 @@ async def list_tasks(context: Context, request: Request) -> Response:
         if one in tasks and other in tasks:  # not one that came or went meanwhile
             peers[one].append(tasks[other].name)
             peers[other].append(tasks[one].name)
+    one_shots = {one_shot.task_id: one_shot for one_shot in await context.store.one_shots()}
     listed = [
         protocol.task_json(
             task,
@@ -60,6 +61,7 @@ async def list_tasks(context: Context, request: Request) -> Response:
             pending=pending.get(task.id, 0),
             asks=asks.get(task.id, 0),
             peers=sorted(peers[task.id]),
+            one_shot=one_shots.get(task.id),
         )
         for task in tasks.values()
         if wanted is None or wanted in (task.workspace, task.workspace_id)
@@ -159,7 +161,10 @@ async def _show(context: Context, task: Task) -> dict[str, Any]:
     peers = [peer.name for peer in await context.store.peers(task.id)]
     pending = await context.store.pending(task.id)
     asks = (await context.store.asks_by_task()).get(task.id, 0)
-    data = protocol.task_json(task, session, pending=pending, asks=asks, peers=peers)
+    one_shot = await context.store.one_shot(task.id)
+    data = protocol.task_json(
+        task, session, pending=pending, asks=asks, peers=peers, one_shot=one_shot
+    )
     data |= {"port": task.port, "setup_log": context.tasks.log_of(task)}
     data |= {"body": task.body, "repo": task.repo, "base": task.base}
     data["base_branch"] = task.base_branch

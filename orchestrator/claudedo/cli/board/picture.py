@@ -99,10 +99,13 @@ def asking(width: int) -> Text:
 def summary(situation: Situation, width: int) -> Text:
     """The first line of the screen: how much there is, and how much of it waits."""
     parts = [_count(len([t for t in situation.tasks if t["supervised"]]), "task")]
-    states = [(task["session"] or {}).get("state") for task in situation.tasks]
+    states = [
+        stands[0] if (stands := render.in_queue(task)) else (task["session"] or {}).get("state")
+        for task in situation.tasks
+    ]
     parts += [
         f"{states.count(state)} {state}"
-        for state in ("busy", "idle", "waiting", "starting", "failed", "interrupted")
+        for state in ("busy", "idle", "waiting", "starting", "queued", "failed", "interrupted")
         if state in states
     ]
     text = Text(end="", no_wrap=True).append("claudedo", "bold")
@@ -285,6 +288,8 @@ def task_name(task: Json, several_workspaces: bool) -> str:
 def why(task: Json) -> Text:
     """What the session waits for, or why it does not go on."""
     session = task["session"] or {}
+    if stands := render.in_queue(task):
+        return Text(render.line(stands[1]), style="dim")
     if refused := refusal.words(task):
         return Text(refused, style="red")
     if session.get("waiting_for"):
@@ -302,7 +307,9 @@ def why(task: Json) -> Text:
 
 
 def _state(task: Json) -> Text:
-    if task["session"]:
+    if stands := render.in_queue(task):
+        state = stands[0]
+    elif task["session"]:
         state = str(task["session"]["state"])
     elif task["assignee"] == Assignee.HUMAN:
         state = str(task["status"]) if TaskStatus(task["status"]).over else "waiting"
