@@ -93,7 +93,7 @@ prompt = "DO-STRANGER"
 
 [tasks.slow]
 prompt = "DO-SLOW"
-timeout = 12
+timeout = 25
 priority = 9
 
 [tasks.costly]

@@ -242,7 +242,8 @@ def test_a_terminal_that_is_gone_is_reported(worker: FakeWorker, terminal: Termi
 def test_a_run_of_the_queue_is_a_table_while_it_goes_on(
     worker: FakeWorker, terminal: Terminal
 ) -> None:
-    worker.queue(one_shot("build", doing="Bash: make \x1b[2J"), one_shot("test", needs=["build"]))
+    build = one_shot("build", doing="Bash: make \x1b[2J", usage={"requests": 1})
+    worker.queue(build, one_shot("test", needs=["build"]))
     worker.ends["build"] = None
     child = terminal("queue", "run")
 
