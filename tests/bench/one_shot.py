@@ -44,6 +44,11 @@ class Case:
     requests: int
     seconds: float
 
+    @property
+    def prompt(self) -> str:
+        """What no text of the CLI's own contains: the model tells cases apart by it."""
+        return f"BENCH-{self.name}"
+
 
 CASES = (
     Case("quick", 1, 0.0),
@@ -74,7 +79,7 @@ def brain(case: Case) -> Callable[[ModelRequest], Answer]:
 
 def bare(world: World, case: Case) -> dict[str, float]:
     """`claude -p`, where somebody stands."""
-    command = [str(world.claude), "-p", case.name, *FLAGS, *TOOLS]
+    command = [str(world.claude), "-p", case.prompt, *FLAGS, *TOOLS]
     before, began = len(world.model.requests), time.time()
     ended = _run(command, world)
     return {"command": began, "claude": began, **_asked(world, before, case), "exit": ended}
@@ -83,7 +88,7 @@ def bare(world: World, case: Case) -> dict[str, float]:
 def one_shot(world: World, case: Case) -> dict[str, float]:
     """`claudedo run`, a worktree and a verdict included."""
     name = f"{case.name}-{time.monotonic_ns()}"
-    command = [world.command, "run", case.name, "--name", name, "--trust", "--json", *FLAGS]
+    command = [world.command, "run", case.prompt, "--name", name, "--trust", "--json", *FLAGS]
     before, began = len(world.model.requests), time.time()
     ended = _run([*command, "--", *TOOLS], world)
     told = world.ask(lambda worker: worker.report(world.id(name)))
@@ -148,7 +153,7 @@ def _moment(text: str) -> float:
 
 def measure(world: World, case: Case, runs: int) -> dict[str, list[dict[str, float]]]:
     """Runs of each kind, in turn and in changing order."""
-    world.model.script(lambda request: case.name in request.text, brain(case))
+    world.model.script(lambda request: case.prompt in request.text, brain(case))
     kinds = [bare, one_shot, worktree]
     taken: dict[str, list[dict[str, float]]] = {kind.__name__: [] for kind in kinds}
     for turn in range(runs + WARM_UP):
