@@ -100,6 +100,11 @@ async def test_a_one_shot_says_how_it_stands_in_the_queue(desk: Desk) -> None:
     await page.get_by_role("link", name="api").click()
     await expect(page.get_by_role("main")).to_contain_text("it had been denied Bash")
     await expect(page.get_by_role("main")).to_contain_text("Kept until claudedo queue run api.")
+    done = {"status": "completed", "exit": 0, "reason": "done"}
+    page = await desk.open(desk.worker.add_task("docs", session=session("stopped"), queue=done))
+    await expect(page.locator(".heading .title")).to_contain_text("completed")
+    loose = "e => [...e.childNodes].filter(n => n.nodeType === 3).map(n => n.data.trim()).join('')"
+    assert await page.locator(".heading").evaluate(loose) == ""
 
 
 async def test_an_age_ticks(desk: Desk) -> None:

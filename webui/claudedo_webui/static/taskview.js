@@ -24,7 +24,7 @@ export function TaskView({ task }) {
 
 function Heading({ task }) {
   const standing = standingOf(task);
-  const reason = standing ? standing.exit && standing.reason : task.session?.reason;
+  const reason = standing ? (standing.exit ? standing.reason : null) : task.session?.reason;
   const [open, setOpen] = useState(() => firstKept(task.id, ["words"]) !== null);
   const opener = useRef(null);
   const close = () => {
