@@ -96,7 +96,8 @@ class StreamCourier(Inbox):
     async def echoed(self, uuids: set[str]) -> None:
         """The CLI gave these lines back: they are in the context.
 
-        Of a line that was written twice it gives back the second one before that (34.3).
+        Of a line that was written twice older versions give back the second copy at once (34.3),
+        so of a doubtful one only the transcript counts.
         """
         self._begun = True
         async with self._lock:

@@ -20,6 +20,8 @@ from claudedo.errors import ConflictError, UsageError
 from claudedo.model import check_body, check_name
 
 if TYPE_CHECKING:
+    import typer
+
     from claudedo.client import WorkerClient
 
 Json = dict[str, Any]
@@ -29,6 +31,24 @@ _KEY = re.compile(r"[a-z]+: ")
 _WORDS = 5  # of a prompt that make a name
 _NAME_LENGTH = 40
 _TRIES = 5  # when others take the same name at the same time
+
+
+def order(
+    context: typer.Context, workspace: str | None, permission_mode: str | None, model: str | None
+) -> Json:
+    """What holds for all that is added together, as the worker takes it.
+
+    Raises `UsageError` for what stands after `--` and a one-shot sets itself.
+    """
+    given = options.rest(context)
+    claude_args.check_for_one_shot(given)
+    return {
+        "cwd": options.here(),
+        "workspace": workspace,
+        "permission_mode": permission_mode,
+        "model": model,
+        "claude_args": given,
+    }
 
 
 def of_file(file: str) -> tuple[dict[str, Json], str]:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from claudedo import claude_args
 from claudedo.cli import addition, github, options, queue_progress, queue_reports, render
 from claudedo.cli.exits import Exit, of_run
 from claudedo.cli.interrupts import Interrupts
@@ -66,8 +65,7 @@ def add(
 
     Example: claudedo queue add "Fix the failing test" --name fix --check "npm test"
     """
-    given = options.rest(context)
-    claude_args.check_for_one_shot(given)
+    order = addition.order(context, workspace, permission_mode, model)
     own = {
         "check": check,
         "needs": addition.needed(needs),
@@ -76,13 +74,6 @@ def add(
         "retries": retries,
         "priority": priority,
         "base": base,
-    }
-    order: Json = {
-        "cwd": options.here(),
-        "workspace": workspace,
-        "permission_mode": permission_mode,
-        "model": model,
-        "claude_args": given,
     }
     if file is not None:
         _check_alone({"PROMPT": prompt, "--name": name, **{f"--{key}": own[key] for key in own}})

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from claudedo import claude_args
 from claudedo.cli import addition, github, options, queue_reports, render
 from claudedo.cli.exits import Exit, of_run
 from claudedo.cli.own_worker import own_worker
@@ -65,8 +64,7 @@ def run(
 
     Example: claudedo run "Fix the failing test" --check "npm test"
     """
-    given = options.rest(context)
-    claude_args.check_for_one_shot(given)
+    order = addition.order(context, workspace, permission_mode, model)
     own = {
         "check": check,
         "needs": addition.needed(needs),
@@ -76,13 +74,6 @@ def run(
         "base": base,
     }
     section = addition.of_options(name or "task", addition.prompt_of(prompt, piped=True), own)
-    order = {
-        "cwd": options.here(),
-        "workspace": workspace,
-        "permission_mode": permission_mode,
-        "model": model,
-        "claude_args": given,
-    }
     reports = queue_reports.Reports(junit=junit, artifacts=artifacts, summary=summary, push=push)
     reports.check()
     told = rules(fail_on_unread, allow_denied, ask_timeout, ask_default)
